@@ -1,0 +1,35 @@
+"""Which policy rules: the stored one while a release is in force, else the gateway's baseline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from canary_engine.model import Policy, VersionStatus
+
+
+class InForce(NamedTuple):
+    """The policy that rules and, for people, why."""
+
+    policy: Policy
+    is_baseline: bool
+    why: str
+
+
+def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -> InForce:
+    """The policy that rules for gateways with ``baseline`` (None: they declare none).
+
+    Under a baseline the stored stable version still says where stable requests go, so that
+    a promoted version stays promoted.
+    """
+    release = stored.release if stored else None
+    if stored is not None and release is not None and release.is_in_force:
+        return InForce(stored, False, f"release {release.id} is {release.status}")
+    last = f"release {release.id} is {release.status}" if release else "no release was started"
+    if baseline is None:
+        why = f"{last}, and the gateway declares no baseline"
+        return InForce(stored or Policy(service_key=service_key), False, why)
+    stable = stored.version_with(VersionStatus.STABLE) if stored else None
+    if stable is not None and baseline.version_named(stable.version) is None:
+        baseline = replace(baseline, versions=(*baseline.versions, stable))
+    return InForce(baseline, True, f"{last}, so the gateway's declared baseline rules")

@@ -1,0 +1,503 @@
+"""How a request is decided: eight stages in order, the first that matches gives the reason.
+
+The theory on one page
+----------------------
+A *policy* is data. Compiling it makes one object per stage that has anything to do, in the
+order below; deciding asks them one after the other and takes the first answer. Nothing here
+reads a clock, a random number or a socket: the moment, the key drawn for an anonymous client
+and what the store knows of the user are arguments, so a decision can be repeated exactly,
+today in the service, tomorrow in a test, next week in ``explain``.
+
+====================  =============================================  ==================
+stage (= reason)      matches when                                   gives
+====================  =============================================  ==================
+no-release            no release is in force, or it is halted        stable
+rule                  the first of the ordered rules that matches    as the rule says
+compatibility         the canary cannot serve the client's API       stable
+whitelist             the IP, user or consumer is listed             canary
+segment               a protected segment has the user; or an        stable; or
+                      eligible one has (and the bucket is in its     canary
+                      share)
+flag                  a flag that request or route names is on       canary
+percentage            the bucket lies under the release's share      canary
+default               always                                         stable
+====================  =============================================  ==================
+
+**Sticky.** The bucket depends on salt and hash key alone, and ``bucket < share`` is the only
+comparison: raising a share adds users, lowering it removes users, and nobody is exchanged.
+
+**Protection comes first** within the segment stage: a user in a protected segment gets
+stable even where an eligible segment has them too.
+
+**What the store knows** is asked for only when a stage is reached that needs it: ``decide``
+then answers PersonNeeded instead of a decision, the caller brings a Person and asks again.
+If the store cannot say (``Person.is_known`` is False), a policy that protects segments
+answers stable, because protecting wrongly costs a preview and exposing wrongly costs trust;
+any other policy goes on as if the user were in no segment. Both are marked ``degraded``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from canary_engine import reads
+from canary_engine.bucketing import bucket, prefix
+from canary_engine.model import (
+    NOBODY,
+    Anonymous,
+    Backend,
+    CompatibilityRule,
+    Decision,
+    Flag,
+    Person,
+    PersonNeeded,
+    Policy,
+    Reads,
+    Reason,
+    Release,
+    Request,
+    Rule,
+    Segment,
+    Strategy,
+    Variant,
+    VersionStatus,
+    Whitelist,
+)
+from canary_engine.network import NetworkSet
+from canary_engine.parse import percentage
+from canary_engine.rules import RuleIndex, reader
+from canary_engine.segments import Attributes, is_member
+
+Answer = Decision | PersonNeeded
+
+
+class Asked:
+    """One question: the request, what is known of the user, and what stages worked out."""
+
+    __slots__ = ("_bucket", "_compiled", "issued", "now", "person", "request", "user")
+
+    def __init__(
+        self, compiled: CompiledPolicy, request: Request, person: Person | None, now: datetime
+    ) -> None:
+        self.request = request
+        self.now = now
+        self.user = request.headers.get(compiled.user_id_header, "")
+        self.person = person if person is not None or self.user else NOBODY
+        self.issued = False
+        self._compiled = compiled
+        self._bucket: int | None = None
+
+    def key(self) -> str:
+        """The hash key: the first that the request has, else the one drawn; "" if none."""
+        for read in self._compiled.key_readers:
+            value = read(self.request)
+            if value:
+                return value
+        anonymous = self._compiled.anonymous
+        if anonymous is Anonymous.STABLE or not self.request.fallback_key:
+            return ""
+        self.issued = anonymous is Anonymous.STICKY_COOKIE
+        return self.request.fallback_key
+
+    def bucket(self) -> int | None:
+        """The bucket of the hash key under the release's salt; None without a key."""
+        if self._bucket is None:
+            key = self.key()
+            if key:
+                self._bucket = bucket(self._compiled.prefix, key)
+        return self._bucket
+
+    def attributes(self) -> Attributes:
+        """The user's attributes."""
+        return Attributes(self.request, self.person or NOBODY, self._compiled.policy.identity)
+
+
+class Verdicts:
+    """Makes decisions of one policy."""
+
+    __slots__ = ("_canary", "_release", "_revision", "_stable")
+
+    def __init__(self, policy: Policy) -> None:
+        stable = policy.version_with(VersionStatus.STABLE)
+        release = policy.release
+        canary = policy.version_named(release.version) if release else None
+        self._stable = (stable.version if stable else "", stable.backend if stable else None)
+        self._canary = (canary.version if canary else "", canary.backend if canary else None)
+        self._release = release.id if release and release.is_in_force else ""
+        self._revision = policy.revision
+
+    def make(
+        self, variant: Variant, reason: Reason, matched: str, bucket: int | None, issue: bool
+    ) -> Decision:
+        """A decision for ``variant`` because of ``reason``."""
+        side: tuple[str, Backend | None]
+        side = self._canary if variant is Variant.CANARY else self._stable
+        return Decision(
+            variant, side[0], side[1], reason, matched, bucket,
+            self._release, self._revision, issue,
+        )  # fmt: skip
+
+
+class NoReleaseStage:
+    """Always stable; the only stage of a policy whose release takes no traffic."""
+
+    reason = Reason.NO_RELEASE
+
+    def __init__(self, verdicts: Verdicts, release: Release | None) -> None:
+        self._decision = verdicts.make(Variant.STABLE, self.reason, "", None, False)
+        self._release = release
+
+    def decide(self, asked: Asked) -> Answer | None:
+        return self._decision
+
+    def finding(self, asked: Asked) -> str:
+        release = self._release
+        if release is None:
+            return "there is no release"
+        state = "halted" if release.is_in_force else str(release.status)
+        return f"release {release.id} is {state}"
+
+
+class RuleStage:
+    """The first of the ordered rules that matches."""
+
+    reason = Reason.RULE
+
+    def __init__(self, verdicts: Verdicts, rules: tuple[Rule, ...]) -> None:
+        self._index = RuleIndex(rules)
+        self._rules = rules
+        self._decisions = {
+            rule.name: verdicts.make(rule.variant, self.reason, rule.name, None, False)
+            for rule in rules
+        }
+
+    def decide(self, asked: Asked) -> Answer | None:
+        rule = self._index.first(asked.request)
+        return None if rule is None else self._decisions[rule.name]
+
+    def finding(self, asked: Asked) -> str:
+        rule = self._index.first(asked.request)
+        if rule is None:
+            return f"none of {len(self._rules)} rules matches"
+        looked_at = f"{rule.source} {rule.key}".strip()
+        return f"rule {rule.name!r} on {looked_at} says {rule.variant}"
+
+
+class CompatibilityStage:
+    """Clients whose API version the canary cannot serve."""
+
+    reason = Reason.COMPATIBILITY
+
+    def __init__(
+        self, verdicts: Verdicts, header: str, rules: tuple[CompatibilityRule, ...], canary: str
+    ) -> None:
+        self._header, self._canary = header, canary
+        self._refused = {
+            rule.source: verdicts.make(
+                Variant.STABLE, self.reason, f"{rule.source} to {rule.to}", None, False
+            )
+            for rule in rules
+            if rule.to == canary and not rule.compatible
+        }
+
+    def decide(self, asked: Asked) -> Answer | None:
+        return self._refused.get(asked.request.headers.get(self._header, ""))
+
+    def finding(self, asked: Asked) -> str:
+        version = asked.request.headers.get(self._header, "")
+        if not version:
+            return f"the request has no {self._header} header"
+        can = "cannot" if version in self._refused else "can"
+        return f"{self._canary} {can} serve API version {version!r}"
+
+
+class WhitelistStage:
+    """Addresses, users and consumers that always get the canary."""
+
+    reason = Reason.WHITELIST
+
+    def __init__(self, verdicts: Verdicts, whitelist: Whitelist) -> None:
+        self._verdicts = verdicts
+        self._networks = NetworkSet(whitelist.ips)
+        self._users = frozenset(whitelist.users)
+        self._consumers = frozenset(whitelist.consumers)
+        self._has_networks = bool(whitelist.ips)
+
+    def _match(self, asked: Asked) -> str:
+        if self._has_networks:
+            network = self._networks.find(asked.request.client_ip)
+            if network:
+                return network
+        if asked.user in self._users:
+            return "user"
+        return "consumer" if asked.request.consumer in self._consumers else ""
+
+    def decide(self, asked: Asked) -> Answer | None:
+        matched = self._match(asked)
+        if not matched:
+            return None
+        return self._verdicts.make(Variant.CANARY, self.reason, matched, None, False)
+
+    def finding(self, asked: Asked) -> str:
+        matched = self._match(asked)
+        return f"{matched} is listed" if matched else "neither IP, user nor consumer is listed"
+
+
+class SegmentStage:
+    """Groups of users: protected ones first, then eligible ones with their shares."""
+
+    reason = Reason.SEGMENT
+
+    def __init__(self, verdicts: Verdicts, segments: tuple[Segment, ...]) -> None:
+        self._verdicts = verdicts
+        self._protected = tuple(s for s in segments if not s.canary_eligible)
+        self._eligible = tuple(s for s in segments if s.canary_eligible)
+
+    def decide(self, asked: Asked) -> Answer | None:
+        person = asked.person
+        if person is None:
+            return PersonNeeded(asked.user)
+        attributes = asked.attributes()
+        for segment in self._protected:
+            if is_member(segment, person, attributes, asked.now):
+                return self._verdicts.make(Variant.STABLE, self.reason, segment.name, None, False)
+        if self._protected and not person.is_known:
+            return self._verdicts.make(Variant.STABLE, Reason.DEFAULT, "", None, False)
+        for segment in self._eligible:
+            if is_member(segment, person, attributes, asked.now):
+                if segment.share is None:
+                    return self._canary(segment, None, False)
+                number = asked.bucket()
+                if number is not None and number < segment.share:
+                    return self._canary(segment, number, asked.issued)
+        return None
+
+    def _canary(self, segment: Segment, number: int | None, issue: bool) -> Decision:
+        return self._verdicts.make(Variant.CANARY, self.reason, segment.name, number, issue)
+
+    def finding(self, asked: Asked) -> str:
+        person = asked.person or NOBODY
+        if not person.is_known:
+            return "the store cannot say which segments the user is in"
+        attributes = asked.attributes()
+        of = [
+            _segment_words(segment)
+            for segment in self._protected + self._eligible
+            if is_member(segment, person, attributes, asked.now)
+        ]
+        return f"the user is in {', '.join(of)}" if of else "the user is in no segment"
+
+
+def _segment_words(segment: Segment) -> str:
+    if not segment.canary_eligible:
+        return f"{segment.name} (protected)"
+    if segment.share is None:
+        return f"{segment.name} (eligible)"
+    return f"{segment.name} (eligible, {percentage(segment.share)} %)"
+
+
+class FlagStage:
+    """Feature flags that the request or its route names."""
+
+    reason = Reason.FLAG
+
+    def __init__(self, verdicts: Verdicts, policy: Policy) -> None:
+        self._verdicts = verdicts
+        self._header = policy.identity.flags_header
+        self._segments = {segment.name: segment for segment in policy.segments}
+        self._flags = {
+            flag.name: (flag, frozenset(flag.users), prefix("flag:" + flag.name))
+            for flag in policy.flags
+            if flag.enabled
+        }
+
+    def _named(self, asked: Asked) -> list[str]:
+        header = asked.request.headers.get(self._header, "") if self._header else ""
+        return [*asked.request.flags, *(name.strip() for name in header.split(",") if name)]
+
+    def decide(self, asked: Asked) -> Answer | None:
+        for name in self._named(asked):
+            if name not in self._flags:
+                continue
+            flag, users, salt = self._flags[name]
+            if asked.user and asked.user in users:
+                return self._verdicts.make(Variant.CANARY, self.reason, name, None, False)
+            if flag.segments and asked.person is None:
+                return PersonNeeded(asked.user)
+            if self._in_segment(flag, asked):
+                return self._verdicts.make(Variant.CANARY, self.reason, name, None, False)
+            key = asked.key() if flag.share else ""
+            if key and (number := bucket(salt, key)) < flag.share:
+                return self._verdicts.make(Variant.CANARY, self.reason, name, number, asked.issued)
+        return None
+
+    def _in_segment(self, flag: Flag, asked: Asked) -> bool:
+        person = asked.person or NOBODY
+        return any(
+            is_member(self._segments[name], person, asked.attributes(), asked.now)
+            for name in flag.segments
+        )
+
+    def finding(self, asked: Asked) -> str:
+        named = self._named(asked)
+        if not named:
+            return "neither request nor route names a flag"
+        decided = self.decide(asked)
+        if isinstance(decided, Decision):
+            return f"flag {decided.matched!r} is on for this user"
+        return f"off for this user: {', '.join(named)}"
+
+
+class PercentageStage:
+    """The sticky bucket of the hash key against the release's share."""
+
+    reason = Reason.PERCENTAGE
+
+    def __init__(self, verdicts: Verdicts, share: int) -> None:
+        self._verdicts, self._share = verdicts, share
+
+    def decide(self, asked: Asked) -> Answer | None:
+        share = self._share
+        if not share:
+            return None
+        number = asked.bucket()
+        if number is None:
+            return None
+        if number < share:
+            return self._verdicts.make(Variant.CANARY, self.reason, "", number, asked.issued)
+        return self._verdicts.make(Variant.STABLE, Reason.DEFAULT, "", number, asked.issued)
+
+    def finding(self, asked: Asked) -> str:
+        share = f"{percentage(self._share)} %"
+        number = asked.bucket()
+        if number is None:
+            return f"the request has no hash key to compare with {share}"
+        side = "below" if number < self._share else "not below"
+        return f"bucket {number} is {side} {share} ({self._share} of 100000)"
+
+
+class DefaultStage:
+    """Everybody else."""
+
+    reason = Reason.DEFAULT
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._decision = verdicts.make(Variant.STABLE, self.reason, "", None, False)
+
+    def decide(self, asked: Asked) -> Answer | None:
+        return self._decision
+
+    def finding(self, asked: Asked) -> str:
+        return "nothing else matched"
+
+
+Stage = (
+    NoReleaseStage | RuleStage | CompatibilityStage | WhitelistStage
+    | SegmentStage | FlagStage | PercentageStage | DefaultStage
+)  # fmt: skip
+
+
+class CompiledPolicy:
+    """A policy made ready to decide. Immutable; share it between threads as you like."""
+
+    __slots__ = (
+        "anonymous", "key_readers", "policy", "prefix", "reads", "reads_digest", "stages",
+        "user_id_header",
+    )  # fmt: skip
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.reads: Reads = reads.of(policy)
+        self.reads_digest = reads.digest(self.reads)
+        self.user_id_header = policy.identity.user_id_header
+        self.anonymous = policy.bucketing.anonymous
+        self.prefix = prefix(policy.release.salt if policy.release else "")
+        self.key_readers: tuple[Callable[[Request], str], ...] = tuple(
+            reader(key.source, key.key) for key in reads.hash_keys(policy)
+        )
+        self.stages: tuple[Stage, ...] = _stages(policy)
+
+
+def _stages(policy: Policy) -> tuple[Stage, ...]:
+    """The stages that have anything to do, in the order of the table above."""
+    verdicts = Verdicts(policy)
+    release = policy.release
+    if release is None or not release.is_in_force or release.halted:
+        return (NoReleaseStage(verdicts, release),)
+    stages: list[Stage] = []
+    if policy.rules:
+        stages.append(RuleStage(verdicts, policy.rules))
+    if policy.compatibility.header and policy.compatibility.rules:
+        stages.append(
+            CompatibilityStage(
+                verdicts, policy.compatibility.header, policy.compatibility.rules, release.version
+            )
+        )
+    if policy.whitelist != Whitelist():
+        stages.append(WhitelistStage(verdicts, policy.whitelist))
+    strategy = release.strategy
+    if policy.segments and strategy in (Strategy.COMBINED, Strategy.USER_SEGMENT):
+        stages.append(SegmentStage(verdicts, policy.segments))
+    if policy.flags and strategy in (Strategy.COMBINED, Strategy.FEATURE_FLAG):
+        stages.append(FlagStage(verdicts, policy))
+    if strategy in (Strategy.COMBINED, Strategy.PERCENTAGE):
+        stages.append(PercentageStage(verdicts, release.share))
+    return (*stages, DefaultStage(verdicts))
+
+
+def decide(
+    compiled: CompiledPolicy, request: Request, person: Person | None, now: datetime
+) -> Answer:
+    """Where ``request`` goes at ``now``, and why.
+
+    ``person`` is what the store knows of the user, or None if it was not asked yet;
+    PersonNeeded is answered only then.
+    """
+    asked = Asked(compiled, request, person, now)
+    for stage in compiled.stages:
+        answer = stage.decide(asked)
+        if answer is not None:
+            if person is not None and not person.is_known and type(answer) is Decision:
+                return answer._replace(degraded=True)
+            return answer
+    raise AssertionError("the last stage always decides")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one stage says about a request."""
+
+    reason: Reason
+    finding: str
+    decided: bool
+
+
+def explain(
+    compiled: CompiledPolicy, request: Request, person: Person, now: datetime
+) -> tuple[Decision, tuple[Finding, ...]]:
+    """The decision, and a finding for every one of the eight stages, in their order."""
+    decision = decide(compiled, request, person, now)
+    assert isinstance(decision, Decision)
+    asked = Asked(compiled, request, person, now)
+    at_work = {stage.reason: stage for stage in compiled.stages}
+    findings = []
+    for reason in Reason:
+        stage = at_work.get(reason)
+        text = stage.finding(asked) if stage else _why_absent(compiled.policy, reason)
+        findings.append(Finding(reason=reason, finding=text, decided=decision.reason is reason))
+    return decision, tuple(findings)
+
+
+def _why_absent(policy: Policy, reason: Reason) -> str:
+    release = policy.release
+    if release is None or not release.is_in_force or release.halted:
+        return "not asked: no release takes traffic"
+    if reason is Reason.NO_RELEASE:
+        return f"release {release.id} is {release.status}"
+    if reason in (Reason.SEGMENT, Reason.FLAG, Reason.PERCENTAGE) and (
+        release.strategy is not Strategy.COMBINED
+    ):
+        return f"takes no part in strategy {release.strategy}"
+    return "the policy has none"

@@ -1,0 +1,339 @@
+"""The words of the domain as frozen values; shares are integers of ``BUCKETS``, times are UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+BUCKETS = 100_000
+"""How many buckets hash keys fall into: one bucket is 0.001 %."""
+
+
+class Variant(StrEnum):
+    """Where a request goes."""
+
+    STABLE = "stable"
+    CANARY = "canary"
+
+
+class Reason(StrEnum):
+    """Why it goes there: the stage that matched first, in the order of the stages."""
+
+    NO_RELEASE = "no-release"
+    RULE = "rule"
+    COMPATIBILITY = "compatibility"
+    WHITELIST = "whitelist"
+    SEGMENT = "segment"
+    FLAG = "flag"
+    PERCENTAGE = "percentage"
+    DEFAULT = "default"
+
+
+class VersionStatus(StrEnum):
+    """The place of a version in its life."""
+
+    REGISTERED = "unspecified"
+    STABLE = "stable"
+    CANARY = "canary"
+    DEPRECATED = "deprecated"
+
+
+class ReleaseStatus(StrEnum):
+    """The state of a release."""
+
+    IN_PROGRESS = "in-progress"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled-back"
+
+
+class Strategy(StrEnum):
+    """Which of the stages segment, flag and percentage take part."""
+
+    COMBINED = "combined"
+    PERCENTAGE = "percentage"
+    USER_SEGMENT = "user-segment"
+    FEATURE_FLAG = "feature-flag"
+
+
+class Source(StrEnum):
+    """The part of a request that a rule or a hash key is read from."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    IP = "ip"
+    PATH = "path"
+    CONSUMER = "consumer"
+
+
+class Anonymous(StrEnum):
+    """What the percentage stage does with a request that has no hash key."""
+
+    STICKY_COOKIE = "sticky-cookie"
+    PER_REQUEST = "per-request"
+    STABLE = "stable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A Kong upstream by name, or a host and port. All empty: the Kong service's own host."""
+
+    upstream: str = ""
+    host: str = ""
+    port: int = 0
+    host_header: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A registered build."""
+
+    version: str
+    build_number: str = ""
+    git_commit: str = ""
+    build_date: datetime | None = None
+    status: VersionStatus = VersionStatus.REGISTERED
+    release_date: datetime | None = None
+    rollback_date: datetime | None = None
+    backend: Backend | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One attempt to bring a version from canary to stable. ``share`` is of ``BUCKETS``."""
+
+    id: str
+    version: str
+    status: ReleaseStatus
+    share: int
+    strategy: Strategy = Strategy.COMBINED
+    salt: str
+    halted: bool = False
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether it rules over a gateway's baseline; a halted one does, with no traffic."""
+        return self.status in (ReleaseStatus.IN_PROGRESS, ReleaseStatus.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Sends what matches to a variant; exactly one of the four ways to match is given."""
+
+    name: str
+    source: Source
+    key: str = ""
+    exact: str | None = None
+    one_of: tuple[str, ...] = ()
+    pattern: str | None = None
+    cidrs: tuple[str, ...] = ()
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whitelist:
+    """Addresses, user ids and consumers that always get the canary."""
+
+    ips: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """When a user registered: within ``last_days``, or from ``start`` until before ``end``."""
+
+    last_days: int = 0
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """What a user must be like; every field that is given must hold."""
+
+    tiers: tuple[str, ...] = ()
+    registered: Registered | None = None
+    regions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A group of users. ``share`` of its members gets the canary; None means all."""
+
+    name: str
+    canary_eligible: bool
+    share: int | None = None
+    listed: bool = False
+    criteria: Criteria | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """On for the users listed, the members of the segments named and ``share`` of the rest."""
+
+    name: str
+    enabled: bool = False
+    share: int = 0
+    users: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompatibilityRule:
+    """Whether clients of API version ``source`` can be served by version ``to``."""
+
+    source: str
+    to: str
+    compatible: bool
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compatibility:
+    """The header that names a client's API version, and the rules. No rule: compatible."""
+
+    header: str = ""
+    rules: tuple[CompatibilityRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashKey:
+    """One place a hash key is read from."""
+
+    source: Source
+    key: str = ""
+
+
+DEFAULT_USER_ID_HEADER = "x-user-id"
+DEFAULT_COOKIE = "canary_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucketing:
+    """Where the hash key is found; empty ``hash_on``: the consumer, then the user id header."""
+
+    hash_on: tuple[HashKey, ...] = ()
+    anonymous: Anonymous = Anonymous.STICKY_COOKIE
+    cookie: str = DEFAULT_COOKIE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """How the user and their attributes are read from a request."""
+
+    user_id_header: str = DEFAULT_USER_ID_HEADER
+    attribute_headers: Mapping[str, str] = field(default_factory=dict)
+    flags_header: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Everything a decision needs for one service key at one revision."""
+
+    service_key: str
+    revision: int = 0
+    versions: tuple[Version, ...] = ()
+    release: Release | None = None
+    rules: tuple[Rule, ...] = ()
+    compatibility: Compatibility = Compatibility()
+    whitelist: Whitelist = Whitelist()
+    segments: tuple[Segment, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    bucketing: Bucketing = Bucketing()
+    identity: Identity = Identity()
+    membership_epoch: int = 0
+
+    def version_with(self, status: VersionStatus) -> Version | None:
+        """The version of that status, or None; stable and canary are unique."""
+        return next((v for v in self.versions if v.status is status), None)
+
+    def version_named(self, name: str) -> Version | None:
+        """The version of that name, or None."""
+        return next((v for v in self.versions if v.version == name), None)
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """The facts of one request: header names are lower case, absent facts are empty.
+
+    Not frozen, because one is made per request and freezing doubles its cost; nothing
+    in the engine writes to it.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cookies: Mapping[str, str] = field(default_factory=dict)
+    client_ip: str = ""
+    path: str = ""
+    consumer: str = ""
+    flags: tuple[str, ...] = ()
+    fallback_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What is known of a user besides the request. Absent facts are empty or None."""
+
+    tier: str = ""
+    registered_at: datetime | None = None
+    region: str = ""
+    tags: frozenset[str] = frozenset()
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A user as the store knows them: the listed segments they are in, and their profile.
+
+    ``is_known`` is False when the store could not be asked.
+    """
+
+    listed_in: frozenset[str] = frozenset()
+    profile: Profile = Profile()
+    is_known: bool = True
+
+
+NOBODY = Person()
+UNKNOWN = Person(is_known=False)
+
+
+class Decision(NamedTuple):
+    """Where a request goes and why. ``bucket`` is None when no hash key was looked for.
+
+    A named tuple, because one is made per request and costs a fifth of a frozen dataclass.
+    """
+
+    variant: Variant
+    version: str
+    backend: Backend | None
+    reason: Reason
+    matched: str = ""
+    bucket: int | None = None
+    release_id: str = ""
+    policy_revision: int = 0
+    issue_cookie: bool = False
+    degraded: bool = False
+
+
+class PersonNeeded(NamedTuple):
+    """No decision yet: what the store knows of ``user`` must be brought first."""
+
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """What a decision under a policy reads from a request; header names are lower case."""
+
+    headers: frozenset[str] = frozenset()
+    cookies: frozenset[str] = frozenset()
+    client_ip: bool = False
+    path: bool = False
+    consumer: bool = False

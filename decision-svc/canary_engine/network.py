@@ -1,0 +1,86 @@
+"""Addresses and networks, IPv4 and IPv6: read once, then found by bisection."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from functools import lru_cache
+
+from netaddr import AddrFormatError, IPAddress, IPNetwork
+
+# One number line for both families: IPv6 stands above every IPv4 address.
+_V6_BASE = 1 << 32
+_MAPPED = 0xFFFF << 32
+
+
+def network_range(text: str) -> tuple[int, int]:
+    """First and last number of a CIDR or an address. Raises ValueError, saying what is wrong.
+
+    Host bits are refused rather than cleared: "10.0.0.1/8" is more often a typing error
+    than a wish for 16 million addresses.
+    """
+    try:
+        network = IPNetwork(text)
+    except (AddrFormatError, ValueError, TypeError) as error:
+        raise ValueError(f"{text!r} is neither an address nor a network (CIDR)") from error
+    if network.ip != network.network:
+        raise ValueError(f"{text!r} has host bits set; write {network.cidr}")
+    if network.version == 4:
+        return network.first, network.last
+    return _on_common_line(network.first), _on_common_line(network.last)
+
+
+# Reading an address costs as much as the whole rest of a decision, and clients come back.
+@lru_cache(maxsize=65_536)
+def address_number(text: str) -> int:
+    """The address as a number on the common line; -1 if it is none. IPv4-mapped IPv6 is IPv4."""
+    try:
+        address = IPAddress(text)
+    except (AddrFormatError, ValueError, TypeError):
+        return -1
+    return int(address) if address.version == 4 else _on_common_line(int(address))
+
+
+def _on_common_line(v6: int) -> int:
+    return v6 - _MAPPED if _MAPPED <= v6 < _MAPPED + _V6_BASE else _V6_BASE + v6
+
+
+class NetworkSet:
+    """Networks, each with a label; finds the label of the smallest one an address is in."""
+
+    __slots__ = ("_labels", "_starts")
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        # Sweep over the ends of all ranges. CIDRs nest or are apart, so a stack of the open
+        # ones gives flat pieces, each with the innermost label.
+        ranges = sorted((network_range(text), text) for text in set(networks))
+        ranges.sort(key=lambda item: (item[0][0], -item[0][1]))
+        starts: list[int] = [-2]
+        labels: list[str] = [""]
+        open_: list[tuple[int, str]] = []
+
+        def mark(start: int, label: str) -> None:
+            if starts[-1] == start:
+                labels[-1] = label
+            else:
+                starts.append(start)
+                labels.append(label)
+
+        def close_until(position: int) -> None:
+            while open_ and open_[-1][0] < position:
+                last, _ = open_.pop()
+                mark(last + 1, open_[-1][1] if open_ else "")
+
+        for (first, last), label in ranges:
+            close_until(first)
+            mark(first, label)
+            open_.append((last, label))
+        close_until(_V6_BASE + (1 << 128) + 1)
+        self._starts, self._labels = starts, labels
+
+    def find(self, address: str) -> str:
+        """The label of the smallest network that holds ``address``; "" if none does."""
+        return self._labels[bisect_right(self._starts, address_number(address)) - 1]
+
+    def __bool__(self) -> bool:
+        return len(self._starts) > 1

@@ -1,0 +1,100 @@
+"""One run of canaryctl: its global options, its connection, and how it answers."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import click
+import grpc
+from canary.admin.v1 import admin_pb2, admin_pb2_grpc
+from canary.policy.v1 import policy_pb2
+
+from canaryctl import render
+from canaryctl.client import Answer, Client, Request
+from canaryctl.errors import Misuse
+
+DEFAULT_ADDRESS = "127.0.0.1:9091"
+
+
+class Revised(Protocol):
+    """The answer to a write."""
+
+    @property
+    def revision(self) -> int:
+        """The policy's new revision."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """The global options as given, in any place of the command line."""
+
+    address: str = DEFAULT_ADDRESS
+    output: str = "table"
+    given_actor: str = ""
+    timeout_s: float = 5.0
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The connection, made when it is first needed."""
+        if self._client is None:
+            self._client = Client(self.address, self.timeout_s)
+        return self._client
+
+    @property
+    def admin(self) -> admin_pb2_grpc.AdminServiceStub:
+        """The admin API's methods, for ``call``."""
+        return self.client.admin
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a script reads the answer."""
+        return self.output == "json"
+
+    @property
+    def actor(self) -> str:
+        """Who asks: as given, or else the login name."""
+        if self.given_actor:
+            return self.given_actor
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError) as error:
+            raise Misuse(
+                "who asks? this process has no login name",
+                next_step="say who with --actor NAME or CANARYCTL_ACTOR",
+            ) from error
+
+    def call(
+        self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request
+    ) -> Answer:
+        """The service's answer. Raises Refusal."""
+        return self.client.call(method, request)
+
+    def policy(self, service: str, revision: int = 0) -> policy_pb2.Policy:
+        """The stored policy, at ``revision`` or the current one."""
+        request = admin_pb2.GetPolicyRequest(service_key=service, revision=revision)
+        return self.call(self.admin.GetPolicy, request).policy
+
+    def show(self, document: Any, page: Callable[[], Iterable[str]]) -> None:
+        """Answer a read: ``document`` for scripts, the blocks of ``page`` for people."""
+        if self.is_json:
+            click.echo(render.as_json(document))
+        else:
+            click.echo("\n\n".join(block.rstrip("\n") for block in page()))
+
+    def tell_written(self, answer: Revised, change: admin_pb2.Change, said: str) -> None:
+        """Answer a write: the new revision, and what was done."""
+        document = {"service_key": change.service_key, "revision": answer.revision}
+        self.show(
+            document,
+            lambda: [f"{render.cell(said)} ({change.service_key}, revision {answer.revision})"],
+        )
+
+    def close(self) -> None:
+        """Hang up, if ever connected."""
+        if self._client is not None:
+            self._client.close()

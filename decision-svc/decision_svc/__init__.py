@@ -1,0 +1,1 @@
+"""The decision service: answers Decide from memory, keeps policies in a store, speaks gRPC."""

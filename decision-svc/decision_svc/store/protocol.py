@@ -1,0 +1,129 @@
+"""What a store must do: two small interfaces, and what absence and failure mean in each.
+
+Documents are policies as JSON-compatible dictionaries (see ``canary_engine.parse``).
+Errors::
+
+    StoreError
+    ├── LostRace            somebody else changed the policy first
+    └── StoreUnavailable    the store could not be reached; nothing was changed by this call,
+                            or, for a write whose answer was lost, it may have been
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from canary_engine.errors import CanaryError
+from canary_engine.model import Profile
+
+Document = Mapping[str, Any]
+
+
+class StoreError(CanaryError):
+    """Base of the store's errors."""
+
+
+class LostRace(StoreError):  # noqa: N818 - it says what happened
+    """The policy is at ``current``, not at the revision the write was made for."""
+
+    def __init__(self, service_key: str, expected: int, current: int) -> None:
+        self.service_key, self.expected, self.current = service_key, expected, current
+        super().__init__(
+            f"{service_key} is at revision {current}, not {expected}: read it again and retry"
+        )
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 - it says what is the matter
+    """The store could not be reached in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRecord:
+    """Who made a revision, when and why; ``summary`` says what in words."""
+
+    revision: int
+    actor: str
+    at: datetime
+    reason: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberEdit:
+    """Listed members that a write adds to or removes from a segment, or all of them dropped."""
+
+    segment: str
+    add: Sequence[str] = ()
+    remove: Sequence[str] = ()
+    drop: bool = False
+
+
+class PolicyStore(Protocol):
+    """Policies by service key, every revision kept, one writer at a time winning."""
+
+    async def revisions(self) -> Mapping[str, int]:
+        """Service key to current revision of everything stored; empty if nothing is."""
+        ...
+
+    async def load(self, service_key: str, revision: int | None = None) -> Document | None:
+        """The document at ``revision``, or the current one; None if there is none."""
+        ...
+
+    async def save(
+        self,
+        service_key: str,
+        document: Document,
+        record: ChangeRecord,
+        members: Sequence[MemberEdit] = (),
+    ) -> None:
+        """Write ``document``, the member edits and the record as revision ``record.revision``.
+
+        All of it or nothing. Raises LostRace unless the current revision (0 if there is
+        none) is ``record.revision - 1``. Watchers are told after the write.
+        """
+        ...
+
+    async def changes(
+        self, service_key: str, before: int | None = None, limit: int = 50
+    ) -> Sequence[ChangeRecord]:
+        """Records of revisions below ``before``, newest first; empty if there are none."""
+        ...
+
+    def watch(self) -> AsyncIterator[str]:
+        """Service keys as they are changed, by anybody; never ends by itself.
+
+        An announcement may be missed (a broken connection); compare ``revisions`` now and
+        then. Raises StoreUnavailable when the connection breaks: watch again.
+        """
+        ...
+
+
+class PeopleStore(Protocol):
+    """Listed members of segments, by service key, and profiles, by user."""
+
+    async def listed_in(
+        self, service_key: str, user: str, segments: Sequence[str]
+    ) -> frozenset[str]:
+        """Those of ``segments`` that list ``user``; a segment nobody was added to lists nobody."""
+        ...
+
+    async def members(
+        self, service_key: str, segment: str, cursor: str = ""
+    ) -> tuple[Sequence[str], str, int]:
+        """A page of user ids, the next cursor ("" at the end) and the total."""
+        ...
+
+    async def profile(self, user: str) -> Profile | None:
+        """The user's profile; None if there is none."""
+        ...
+
+    async def put_profile(self, user: str, profile: Profile | None) -> None:
+        """Replace the user's profile; None forgets it. Watchers of profiles are told after."""
+        ...
+
+    def watch_profiles(self) -> AsyncIterator[str]:
+        """User ids as their profiles change; may miss some, see ``PolicyStore.watch``."""
+        ...

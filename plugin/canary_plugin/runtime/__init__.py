@@ -1,0 +1,1 @@
+"""The plugin server: Kong's MessagePack protocol on one event loop."""

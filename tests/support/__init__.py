@@ -1,0 +1,1 @@
+"""Fixtures and checks that several tests share."""
