@@ -53,7 +53,10 @@ class ChangeRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberEdit:
-    """Listed members that a write adds to or removes from a segment, or all of them dropped."""
+    """Listed members that a write adds to or removes from a segment, or all of them dropped.
+
+    One edit drops, then adds, then removes; several apply in their order.
+    """
 
     segment: str
     add: Sequence[str] = ()
@@ -83,6 +86,10 @@ class PolicyStore(Protocol):
 
         All of it or nothing. Raises LostRace unless the current revision (0 if there is
         none) is ``record.revision - 1``. Watchers are told after the write.
+
+        StoreUnavailable leaves open whether it was done, and nothing is sent again by the
+        store itself. Repeating the call is safe: it cannot apply twice. If the repeat loses
+        the race, ``decision_svc.store.was_saved`` tells whether it lost to its own first try.
         """
         ...
 
@@ -93,10 +100,14 @@ class PolicyStore(Protocol):
         ...
 
     def watch(self) -> AsyncIterator[str]:
-        """Service keys as they are changed, by anybody; never ends by itself.
+        """First "", then service keys as they are changed, by anybody; never ends by itself.
 
-        An announcement may be missed (a broken connection); compare ``revisions`` now and
-        then. Raises StoreUnavailable when the connection breaks: watch again.
+        Nothing is watched before the first item is asked for. The "" says that listening has
+        begun: every write that ends later will be announced, so compare ``revisions`` then.
+        An announced write can be read. An announcement may be missed (a broken connection);
+        compare now and then, too. Raises StoreUnavailable when the connection breaks: watch
+        again. It is an async generator: ``aclose``, or cancelling the task that waits for the
+        next item, gives its connection back.
         """
         ...
 
@@ -113,7 +124,11 @@ class PeopleStore(Protocol):
     async def members(
         self, service_key: str, segment: str, cursor: str = ""
     ) -> tuple[Sequence[str], str, int]:
-        """A page of user ids, the next cursor ("" at the end) and the total."""
+        """A page of user ids, the next cursor ("" at the end) and the total.
+
+        The pages list everybody who stays listed meanwhile; if others come or go, some may
+        be listed twice. Raises StoreError for a cursor that no page gave.
+        """
         ...
 
     async def profile(self, user: str) -> Profile | None:
@@ -125,5 +140,5 @@ class PeopleStore(Protocol):
         ...
 
     def watch_profiles(self) -> AsyncIterator[str]:
-        """User ids as their profiles change; may miss some, see ``PolicyStore.watch``."""
+        """First "", then user ids as their profiles change; see ``PolicyStore.watch``."""
         ...

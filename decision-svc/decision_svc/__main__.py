@@ -1,0 +1,112 @@
+"""canary-decision-svc: runs the decision service until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import click
+import structlog
+import uvloop
+
+from decision_svc.app import running
+from decision_svc.settings import Settings
+
+DEFAULTS = Settings()
+
+
+@click.command(context_settings={"auto_envvar_prefix": "CANARY", "show_default": True})
+@click.option("--listen", default=DEFAULTS.listen, help="Address for gateways (gRPC).")
+@click.option("--admin-listen", default=DEFAULTS.admin_listen, help="Address for people (gRPC).")
+@click.option(
+    "--metrics-listen", default=DEFAULTS.metrics_listen, help="Address for Prometheus (HTTP)."
+)
+@click.option(
+    "--redis-url",
+    default=DEFAULTS.redis_url,
+    help="Store, e.g. redis://host:6379/0 or unix:///path; empty: memory, lost at the end.",
+)
+@click.option(
+    "--store-deadline-ms",
+    default=DEFAULTS.store_deadline_ms,
+    type=click.IntRange(1),
+    help="Longest wait for the store in a write.",
+)
+@click.option(
+    "--person-deadline-ms",
+    default=DEFAULTS.person_deadline_ms,
+    type=click.IntRange(1),
+    help="Longest wait for a user's membership in a decision.",
+)
+@click.option(
+    "--person-max-age-s",
+    default=DEFAULTS.person_max_age_s,
+    type=click.IntRange(0),
+    help="Age at which a copy of a user's membership and profile is read anew.",
+)
+@click.option(
+    "--compare-every-ms",
+    default=DEFAULTS.compare_every_ms,
+    type=click.IntRange(10),
+    help="How often revisions are compared with the store's.",
+)
+@click.option(
+    "--drain-s",
+    default=DEFAULTS.drain_s,
+    type=click.FloatRange(0),
+    help="Longest wait for calls in progress at the end.",
+)
+@click.option(
+    "--log-level",
+    default=DEFAULTS.log_level,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged, as JSON lines on standard error.",
+)
+def main(**options: Any) -> None:
+    """Decide where requests go: stable or canary."""
+    settings = Settings(**options)
+    _configure_logging(settings.log_level)
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    log = structlog.get_logger()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if not settings.redis_url:
+        log.warning("no --redis-url: policies are kept in memory and lost at the end")
+    async with running(settings) as addresses:
+        log.info(
+            "ready",
+            decision=addresses.decision_address,
+            admin=addresses.admin_address,
+            metrics=addresses.metrics_address,
+        )
+        await stop.wait()
+        log.info("draining", up_to_s=settings.drain_s)
+    log.info("stopped")
+
+
+def _configure_logging(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()

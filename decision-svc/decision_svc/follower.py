@@ -1,0 +1,120 @@
+"""Keeps the snapshot at the store's state: by announcement at once, by revision every while.
+
+It never takes policies away because the store is gone: the service goes on with what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import structlog
+from canary_engine import parse
+from canary_engine.errors import InvalidPolicy
+
+from decision_svc.metrics import Metrics
+from decision_svc.people import People
+from decision_svc.snapshot import Snapshot
+from decision_svc.store.protocol import PeopleStore, PolicyStore, StoreError
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Three loops: announced policies, announced profiles, and a comparison of revisions."""
+
+    def __init__(
+        self,
+        policies: PolicyStore,
+        profiles: PeopleStore,
+        snapshot: Snapshot,
+        people: People,
+        metrics: Metrics,
+        *,
+        compare_every_s: float,
+        on_store_state: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self._policies, self._profiles = policies, profiles
+        self._snapshot, self._people, self._metrics = snapshot, people, metrics
+        self._compare_every_s = compare_every_s
+        self._on_store_state = on_store_state
+        self._is_up: bool | None = None
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._compare_for_ever())
+            group.create_task(self._again(self._follow_policies))
+            group.create_task(self._again(self._follow_profiles))
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            try:
+                await self.compare()
+                await self._store_is(True)
+            except StoreError as error:
+                await self._store_is(False, error)
+            await asyncio.sleep(self._compare_every_s)
+
+    async def compare(self) -> None:
+        """Bring every policy whose revision differs. Raises StoreError."""
+        stored = await self._policies.revisions()
+        for service_key, revision in stored.items():
+            if revision != self._snapshot.revision(service_key):
+                await self._bring(service_key)
+        for service_key in set(self._snapshot.policies()) - set(stored):
+            self._snapshot.drop(service_key)
+        self._snapshot.set_loaded()
+
+    async def _bring(self, service_key: str) -> None:
+        document = await self._policies.load(service_key)
+        if document is None:
+            return
+        try:
+            policy = parse.policy(document)
+        except InvalidPolicy as error:
+            # Written by something else than this service: keep the last good one.
+            self._metrics.bad_policies.inc()
+            log.error("stored policy is invalid", service_key=service_key, error=str(error))
+            return
+        if not self._snapshot.put(policy) and policy.revision < self._snapshot.revision(
+            service_key
+        ):
+            log.warning("store was set back", service_key=service_key, revision=policy.revision)
+            self._snapshot.replace(policy)
+        self._metrics.revision.labels(service_key).set(policy.revision)
+
+    async def _follow_policies(self) -> None:
+        async with aclosing(self._policies.watch()) as changes:  # type: ignore[type-var]
+            async for service_key in changes:
+                # "" says that the subscription stands: what came before it may be missing.
+                await (self._bring(service_key) if service_key else self.compare())
+
+    async def _follow_profiles(self) -> None:
+        async with aclosing(self._profiles.watch_profiles()) as users:  # type: ignore[type-var]
+            async for user in users:
+                if user:
+                    self._people.outdate(user, tuple(self._snapshot.policies()))
+                else:
+                    self._people.outdate_all()
+
+    async def _again(self, follow: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await follow()
+            except StoreError:
+                # The comparison reports the store's state; here only the pause matters.
+                await asyncio.sleep(self._compare_every_s)
+
+    async def _store_is(self, up: bool, error: StoreError | None = None) -> None:
+        self._people.is_store_up = up
+        self._metrics.store_up.set(up)
+        if up is self._is_up:
+            return
+        self._is_up = up
+        await self._on_store_state(up)
+        if up:
+            log.info("store reached", services=len(self._snapshot.policies()))
+        else:
+            log.error("store lost, going on from memory", error=str(error))

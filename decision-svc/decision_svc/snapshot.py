@@ -1,0 +1,129 @@
+"""The policies in memory, ready to decide; changed by whole policies, read without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from canary_engine.baseline import InForce, in_force
+from canary_engine.decide import CompiledPolicy
+from canary_engine.model import Policy
+
+from decision_svc.errors import NotReady
+
+MAX_COMPILED = 4_096
+
+
+class Snapshot:
+    """Service key to policy, and what rules for each baseline."""
+
+    def __init__(self) -> None:
+        self._policies: dict[str, Policy] = {}
+        # By service key and baseline hash. Unbounded keys come from clients, so it forgets.
+        self._compiled: OrderedDict[tuple[str, str], tuple[InForce, CompiledPolicy]] = OrderedDict()
+        self._watchers: set[Watcher] = set()
+        self._loaded = asyncio.Event()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the store was read once."""
+        return self._loaded.is_set()
+
+    async def loaded(self) -> None:
+        """Wait until the store was read once."""
+        await self._loaded.wait()
+
+    def set_loaded(self) -> None:
+        """The store was read."""
+        self._loaded.set()
+
+    def policies(self) -> Mapping[str, Policy]:
+        """Every policy by service key."""
+        return self._policies
+
+    def get(self, service_key: str) -> Policy | None:
+        """The policy; None if there is none."""
+        return self._policies.get(service_key)
+
+    def revision(self, service_key: str) -> int:
+        """The revision held here; 0 if there is none."""
+        policy = self._policies.get(service_key)
+        return policy.revision if policy else 0
+
+    def put(self, policy: Policy) -> bool:
+        """Take over a policy unless a newer one is here. Whether it was taken over."""
+        if policy.revision <= self.revision(policy.service_key):
+            return False
+        self._policies[policy.service_key] = policy
+        self._changed(policy.service_key)
+        return True
+
+    def replace(self, policy: Policy) -> None:
+        """Take over a policy even if it is older: the store was set back."""
+        self._policies[policy.service_key] = policy
+        self._changed(policy.service_key)
+
+    def drop(self, service_key: str) -> None:
+        """Forget a policy that is no longer stored."""
+        if self._policies.pop(service_key, None) is not None:
+            self._changed(service_key)
+
+    def ruling(
+        self, service_key: str, baseline: Policy | None, baseline_hash: str
+    ) -> tuple[InForce, CompiledPolicy]:
+        """What rules for gateways with that baseline. Raises NotReady before the first load."""
+        if not self.is_loaded:
+            raise NotReady("no policy was read from the store yet")
+        key = (service_key, baseline_hash)
+        found = self._compiled.get(key)
+        if found is None:
+            ruling = in_force(service_key, self._policies.get(service_key), baseline)
+            found = self._compiled[key] = (ruling, CompiledPolicy(ruling.policy))
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return found
+
+    @contextmanager
+    def watching(self, service_keys: Iterable[str]) -> Iterator[Watcher]:
+        """A watcher of these service keys, which starts with all of them changed."""
+        watcher = Watcher(frozenset(service_keys))
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+
+    def _changed(self, service_key: str) -> None:
+        for key in [key for key in self._compiled if key[0] == service_key]:
+            del self._compiled[key]
+        for watcher in self._watchers:
+            watcher.tell(service_key)
+
+
+class Watcher:
+    """Service keys whose policy changed since they were last asked for.
+
+    Keys, not policies: a slow watcher skips to the newest revision and holds no memory.
+    """
+
+    def __init__(self, service_keys: frozenset[str]) -> None:
+        self._wanted = service_keys
+        self._changed: dict[str, None] = dict.fromkeys(sorted(service_keys))
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    def tell(self, service_key: str) -> None:
+        """A policy has changed."""
+        if service_key in self._wanted:
+            self._changed[service_key] = None
+            self._wake.set()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            changed, self._changed = self._changed, {}
+            for service_key in changed:
+                yield service_key

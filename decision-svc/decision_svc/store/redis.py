@@ -1,0 +1,336 @@
+"""Keeps policies and people in Redis: one script per write, one slot per service key.
+
+Keys, of which ``<slot>`` is the service key with ``%``, ``{`` and ``}`` percent-encoded::
+
+    canary:services                      set   every service key ever written to
+    canary:{<slot>}:policy               hash  revision, document: the current ones
+    canary:{<slot>}:revisions            hash  revision -> document
+    canary:{<slot>}:changes              zset  change records by revision
+    canary:{<slot>}:members:<segment>    set   users
+    canary:profile:<user>                hash  tier, registered_at, region, tags, custom
+
+Channels ``canary:changes`` and ``canary:profiles`` carry service keys and users.
+
+The index ``canary:services`` lives in a slot of its own, so it is written before the
+script: a crash in between leaves a name without a policy, which readers take for absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from itertools import islice
+from typing import Any, TypeVar
+
+from canary_engine.model import Profile
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from decision_svc.store.encoding import (
+    read_document,
+    read_profile,
+    read_record,
+    read_text,
+    write_document,
+    write_profile,
+    write_record,
+)
+from decision_svc.store.protocol import (
+    ChangeRecord,
+    Document,
+    LostRace,
+    MemberEdit,
+    StoreError,
+    StoreUnavailable,
+)
+
+DEFAULT_TIMEOUT_S = 2.0
+DEFAULT_CONNECT_TIMEOUT_S = 1.0
+DEFAULT_SILENCE_S = 15.0
+DEFAULT_MAX_CONNECTIONS = 32
+
+_SERVICES = "canary:services"
+_CHANGES = "canary:changes"
+_PROFILES = "canary:profiles"
+_PIPELINED = 500
+_PAGE = 1000
+_FIRST_MEMBERS_KEY = 4
+_SPOILED = ("WRONGTYPE", "CORRUPT")
+
+_T = TypeVar("_T")
+_Message = Mapping[str, Any]
+
+
+class RedisStore:
+    """A PolicyStore and a PeopleStore.
+
+    Takes over ``client``: its retries are turned off, because a write whose answer was lost
+    must not be sent twice behind the caller's back. Every question is answered within
+    ``timeout_s`` or StoreUnavailable is raised; a watch whose connection is silent for
+    ``silence_s`` asks whether it still stands.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        silence_s: float = DEFAULT_SILENCE_S,
+    ) -> None:
+        client.set_retry(Retry(NoBackoff(), 0))
+        self._client = client
+        self._place = _place(client)
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._save = client.register_script(_script("save.lua"))
+        self._put_profile = client.register_script(_script("put_profile.lua"))
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connect_timeout_s: float = DEFAULT_CONNECT_TIMEOUT_S,
+        silence_s: float = DEFAULT_SILENCE_S,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    ) -> RedisStore:
+        """A store at ``redis://``, ``rediss://`` or ``unix://``; connects when first asked.
+
+        Every watcher holds one of ``max_connections``; questions queue for the others.
+        Raises StoreError when the URL is wrong.
+        """
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=max_connections,
+                timeout=timeout_s,
+                socket_connect_timeout=connect_timeout_s,
+                socket_timeout=timeout_s,
+                # RESP2 has all that is used here and every Redis-like server and proxy speaks it.
+                protocol=2,
+            )
+        except ValueError:
+            # The cause is kept out of sight: it may quote a piece of the password.
+            raise StoreError(
+                "the store's URL is wrong: write redis://, rediss:// or unix:// and "
+                "percent-encode the password"
+            ) from None
+        return cls(Redis.from_pool(pool), timeout_s=timeout_s, silence_s=silence_s)
+
+    async def aclose(self) -> None:
+        """Close the connections, those of watchers too."""
+        await self._client.aclose()
+
+    async def revisions(self) -> Mapping[str, int]:
+        names = await self._ask(_SERVICES, self._client.smembers(_SERVICES))
+        service_keys = iter(sorted(read_text(_bytes(name), _SERVICES) for name in names))
+        found: dict[str, int] = {}
+        while some := list(islice(service_keys, _PIPELINED)):
+            found |= await self._revisions_of(some)
+        return found
+
+    async def load(self, service_key: str, revision: int | None = None) -> Document | None:
+        if revision is None:
+            key, field = _key(service_key, "policy"), "document"
+        else:
+            key, field = _key(service_key, "revisions"), str(revision)
+        data = await self._ask(key, self._client.hget(key, field))
+        return None if data is None else read_document(_bytes(data), f"{key} {field}")
+
+    async def save(
+        self,
+        service_key: str,
+        document: Document,
+        record: ChangeRecord,
+        members: Sequence[MemberEdit] = (),
+    ) -> None:
+        expected = record.revision - 1
+        edited_keys, edits = _edits(service_key, members)
+        keys = [_key(service_key, name) for name in ("policy", "revisions", "changes")]
+        args: list[str | int | bytes] = [expected, record.revision]
+        args += [write_document(document), write_record(record), _CHANGES, service_key, *edits]
+        await self._ask(_SERVICES, self._client.sadd(_SERVICES, service_key))
+        current = await self._ask(keys[0], self._save(keys=[*keys, *edited_keys], args=args))
+        if current != expected:
+            raise LostRace(service_key, expected, current)
+
+    async def changes(
+        self, service_key: str, before: int | None = None, limit: int = 50
+    ) -> Sequence[ChangeRecord]:
+        key = _key(service_key, "changes")
+        newest = "+inf" if before is None else f"({before}"
+        found = await self._ask(
+            key, self._client.zrevrangebyscore(key, newest, "-inf", start=0, num=max(limit, 0))
+        )
+        return [read_record(_bytes(data), key) for data in found]
+
+    def watch(self) -> AsyncGenerator[str, None]:
+        return self._announcements(_CHANGES)
+
+    async def listed_in(
+        self, service_key: str, user: str, segments: Sequence[str]
+    ) -> frozenset[str]:
+        if not segments:
+            return frozenset()
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for segment in segments:
+                pipeline.sismember(_key(service_key, "members", segment), user)
+            answers = await self._ask(_key(service_key, "members"), pipeline.execute())
+        return frozenset(
+            segment for segment, is_listed in zip(segments, answers, strict=True) if is_listed
+        )
+
+    async def members(
+        self, service_key: str, segment: str, cursor: str = ""
+    ) -> tuple[Sequence[str], str, int]:
+        key = _key(service_key, "members", segment)
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.sscan(key, _cursor(cursor), count=_PAGE)
+            pipeline.scard(key)
+            (following, page), total = await self._ask(key, pipeline.execute())
+        users = [read_text(_bytes(user), key) for user in page]
+        return users, str(following) if int(following) else "", total
+
+    async def profile(self, user: str) -> Profile | None:
+        key = _profile_key(user)
+        found = await self._ask(key, self._client.hgetall(key))
+        if not found:
+            return None
+        fields = {read_text(_bytes(name), key): _bytes(data) for name, data in found.items()}
+        return read_profile(fields, key)
+
+    async def put_profile(self, user: str, profile: Profile | None) -> None:
+        fields = write_profile(profile) if profile is not None else {}
+        key = _profile_key(user)
+        flat = [part for field in fields.items() for part in field]
+        await self._ask(key, self._put_profile(keys=[key], args=[_PROFILES, user, *flat]))
+
+    def watch_profiles(self) -> AsyncGenerator[str, None]:
+        return self._announcements(_PROFILES)
+
+    async def _revisions_of(self, service_keys: Sequence[str]) -> dict[str, int]:
+        keys = [_key(service_key, "policy") for service_key in service_keys]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hget(key, "revision")
+            answers = await self._ask(_SERVICES, pipeline.execute())
+        return {
+            service_key: _revision(data, key)
+            for service_key, key, data in zip(service_keys, keys, answers, strict=True)
+            if data is not None
+        }
+
+    async def _announcements(self, channel: str) -> AsyncGenerator[str, None]:
+        async with self._client.pubsub() as pubsub:
+            await self._ask(channel, _subscribe(pubsub, channel))
+            yield ""
+            while True:
+                message = await self._hear(pubsub, channel)
+                if message["type"] == "message":
+                    yield read_text(_bytes(message["data"]), channel)
+
+    async def _hear(self, pubsub: PubSub, channel: str) -> _Message:
+        """The next message. A peer that vanished is silent too, so silence is asked about."""
+        message = await self._next(pubsub, channel, self._silence_s)
+        if message is None:
+            await self._ask(channel, pubsub.ping())
+            message = await self._next(pubsub, channel, self._timeout_s)
+        if message is None:
+            raise StoreUnavailable(f"{self._place}: {channel}: the connection fell silent")
+        return message
+
+    async def _next(self, pubsub: PubSub, channel: str, wait_s: float) -> _Message | None:
+        message: _Message | None = await self._ask(
+            channel, pubsub.get_message(timeout=wait_s), wait_s + self._timeout_s
+        )
+        return message
+
+    async def _ask(self, about: str, answer: Awaitable[_T], timeout_s: float | None = None) -> _T:
+        """The answer in time; every way not to get it becomes an error of the store."""
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except UnicodeEncodeError as error:
+            raise StoreError(f"{about!r}: this cannot be written as UTF-8") from error
+        except (RedisError, OSError) as error:
+            kind = StoreError if _is_spoiled(error) else StoreUnavailable
+            why = str(error) or f"no answer within {limit_s:g} s"
+            raise kind(f"{self._place}: {about}: {why}") from error
+
+
+async def _subscribe(pubsub: PubSub, channel: str) -> None:
+    """Subscribe, and wait for Redis to say so: what is published from now on will be heard."""
+    await pubsub.subscribe(channel)
+    message = None
+    while message is None or message["type"] != "subscribe":
+        message = await pubsub.get_message(timeout=None)
+
+
+def _is_spoiled(error: Exception) -> bool:
+    """Whether Redis is well but a key holds what this program would not have put there."""
+    return isinstance(error, ResponseError) and any(code in str(error) for code in _SPOILED)
+
+
+def _script(name: str) -> str:
+    return files("decision_svc.store").joinpath("lua", name).read_text(encoding="utf-8")
+
+
+def _place(client: Redis) -> str:
+    """Where the client connects to, without the credentials."""
+    options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        return f"redis at {path}"
+    return f"redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+def _key(service_key: str, *rest: str) -> str:
+    """A key in the slot of the service key, whatever braces that has."""
+    safe = service_key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    # Empty braces would not be a hash tag; no other service key is written as a lone %.
+    return ":".join(("canary", "{" + (safe or "%") + "}", *rest))
+
+
+def _profile_key(user: str) -> str:
+    return f"canary:profile:{user}"
+
+
+def _edits(
+    service_key: str, members: Iterable[MemberEdit]
+) -> tuple[Sequence[str], Sequence[str | int]]:
+    """The keys that are edited, and the edits as the script reads them."""
+    indices: dict[str, int] = {}
+    edits: list[str | int] = []
+    for edit in members:
+        key = _key(service_key, "members", edit.segment)
+        index = indices.setdefault(key, _FIRST_MEMBERS_KEY + len(indices))
+        if edit.drop:
+            edits += [index, "drop", 0]
+        edits += [index, "add", len(edit.add), *edit.add]
+        edits += [index, "remove", len(edit.remove), *edit.remove]
+    return list(indices), edits
+
+
+def _cursor(text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and int(text) < 2**64):
+        raise StoreError(f"{text!r} is not a cursor of this store")
+    return int(text)
+
+
+def _revision(data: bytes | str, key: str) -> int:
+    try:
+        return int(data)
+    except ValueError as error:
+        raise StoreError(f"{key} has a revision that is not a number") from error
+
+
+def _bytes(data: Any) -> bytes:
+    """What Redis answered as bytes, although a client that decodes made text of it."""
+    return data.encode() if isinstance(data, str) else bytes(data)

@@ -1,0 +1,59 @@
+"""A decision service inside the test's process, on free ports."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from decision_svc.app import Running, running
+from decision_svc.settings import Settings
+
+ANY_PORT = "127.0.0.1:0"
+
+
+@asynccontextmanager
+async def running_service(**settings: Any) -> AsyncIterator[Running]:
+    """A service with its own memory store, or the store that ``redis_url`` names."""
+    chosen = {"listen": ANY_PORT, "admin_listen": ANY_PORT, "metrics_listen": ""} | settings
+    async with running(Settings(**{"drain_s": 0.1, **chosen})) as addresses:
+        yield addresses
+
+
+@contextmanager
+def serve_in_thread(**settings: Any) -> Iterator[Running]:
+    """The same for tests that are not async."""
+    started: threading.Event = threading.Event()
+    found: list[Running] = []
+    failed: list[BaseException] = []
+    stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def serve() -> None:
+        end = asyncio.Event()
+        stop.append((asyncio.get_running_loop(), end))
+        async with running_service(**settings) as addresses:
+            found.append(addresses)
+            started.set()
+            await end.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run, name="decision-service")
+    thread.start()
+    started.wait()
+    if failed:
+        raise failed[0]
+    try:
+        yield found[0]
+    finally:
+        loop, end = stop[0]
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
