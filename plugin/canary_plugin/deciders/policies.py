@@ -1,0 +1,62 @@
+"""The policies a gateway knows, kept by the policy stream; they outlive the service."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from canary_engine import reads
+from canary_engine.baseline import in_force
+from canary_engine.decide import CompiledPolicy
+from canary_engine.model import Policy
+
+from canary_plugin.config import Baseline
+from canary_plugin.deciders.protocol import Projection
+
+MAX_COMPILED = 4_096
+NOTHING = Projection(reads.NOTHING, reads.digest(reads.NOTHING))
+
+
+class KnownPolicies:
+    """Service key to the stored policy as last heard; None means "there is none"."""
+
+    def __init__(self) -> None:
+        self._stored: dict[str, Policy | None] = {}
+        self._compiled: OrderedDict[tuple[str, str], CompiledPolicy] = OrderedDict()
+
+    def heard(self, service_key: str, policy: Policy | None) -> None:
+        """Take over what the service says; an older revision too, for the store was set back."""
+        self._stored[service_key] = policy
+        for key in [key for key in self._compiled if key[0] == service_key]:
+            del self._compiled[key]
+
+    def is_known(self, service_key: str) -> bool:
+        """Whether the service has ever said what its policy is."""
+        return service_key in self._stored
+
+    def ruling(self, service_key: str, baseline: Baseline | None) -> CompiledPolicy | None:
+        """What rules, as far as is known; None before the service was heard."""
+        if service_key not in self._stored:
+            return None
+        key = (service_key, baseline.hash if baseline else "")
+        found = self._compiled.get(key)
+        if found is None:
+            stored = self._stored[service_key]
+            ruling = in_force(service_key, stored, baseline.policy if baseline else None)
+            found = self._compiled[key] = CompiledPolicy(ruling.policy)
+            if len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return found
+
+    def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
+        """The reads of what rules; before the service was heard, a guess from the baseline.
+
+        A wrong guess costs a second question, never a wrong decision: the service compares
+        digests.
+        """
+        ruling = self.ruling(service_key, baseline)
+        if ruling is not None:
+            return Projection(ruling.reads, ruling.reads_digest)
+        if baseline is None:
+            return NOTHING
+        guess = reads.of(baseline.policy)
+        return Projection(guess, reads.digest(guess))

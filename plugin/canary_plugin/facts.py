@@ -1,0 +1,59 @@
+"""The facts of a request that may leave the gateway: what the policy in force reads, no more."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+
+from canary_engine.model import Reads, Request
+
+from canary_plugin.config import Config
+from canary_plugin.gateway import Gateway
+
+MAX_VALUE = 4_096
+
+
+def gather(
+    gateway: Gateway,
+    headers: Mapping[str, str],
+    reads: Reads,
+    config: Config,
+    fallback_key: str,
+) -> Request:
+    """The facts that ``reads`` names. Asks Kong only for those that are not headers."""
+    chosen = {
+        name: headers[name][:MAX_VALUE]
+        for name in reads.headers
+        if name in headers and name not in ("authorization", "cookie")
+    }
+    if config.user_id_hash_key and config.user_id_header in chosen:
+        chosen[config.user_id_header] = hashed(
+            config.user_id_hash_key, chosen[config.user_id_header]
+        )
+    return Request(
+        headers=chosen,
+        cookies=cookies(headers.get("cookie", ""), reads.cookies),
+        client_ip=gateway.client_ip() if reads.client_ip else "",
+        path=gateway.path()[:MAX_VALUE] if reads.path else "",
+        consumer=gateway.consumer() if reads.consumer else "",
+        flags=config.flags,
+        fallback_key=fallback_key,
+    )
+
+
+def cookies(header: str, wanted: frozenset[str]) -> dict[str, str]:
+    """The wanted cookies; what is malformed is passed over, of several the first counts."""
+    found: dict[str, str] = {}
+    if not wanted or not header:
+        return found
+    for pair in header.split(";"):
+        name, _, value = pair.partition("=")
+        name = name.strip()
+        if name in wanted and name not in found:
+            found[name] = value.strip().strip('"')[:MAX_VALUE]
+    return found
+
+
+def hashed(key: bytes, user: str) -> str:
+    """A user id as HMAC-SHA-256 under ``key``, hexadecimal: what leaves instead of it."""
+    return hmac.digest(key, user.encode("utf-8", "surrogateescape"), "sha256").hex()

@@ -1,0 +1,144 @@
+"""Kong as the plugin uses it: few, typed PDK calls, each with arguments that cannot hurt.
+
+An error on Kong's side of a call (wrong type, wrong phase) answers the client 500 and is
+never heard of here, so every argument is checked before it leaves. This is the only file
+that knows the PDK.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+MAX_HEADERS = 100
+
+
+class Pdk(Protocol):
+    """kong-pdk's ``kong`` object: every attribute path is a call to Kong."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The Kong service of a request. A service without a name goes by its id."""
+
+    name: str
+    host: str
+    port: int
+
+    @property
+    def has_ip_host(self) -> bool:
+        """Whether the host is an address; Kong cannot set an upstream on such a service."""
+        try:
+            ipaddress.ip_address(self.host.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+class Gateway:
+    """One request at Kong."""
+
+    __slots__ = ("_kong",)
+
+    def __init__(self, kong: Pdk) -> None:
+        self._kong = kong
+
+    def headers(self) -> dict[str, str]:
+        """Request headers by lower-case name; repeated ones joined as HTTP allows.
+
+        At most ``MAX_HEADERS``: Kong leaves out the rest.
+        """
+        raw = self._kong.request.get_headers() or {}
+        return {text(name).lower(): _joined(text(name).lower(), raw[name]) for name in raw}
+
+    def client_ip(self) -> str:
+        """The client's address, with trusted proxies believed."""
+        return text(self._kong.client.get_forwarded_ip())
+
+    def path(self) -> str:
+        """Path without the query."""
+        return text(self._kong.request.get_path())
+
+    def consumer(self) -> str:
+        """Username of the consumer, or its id where it has none; "" if nobody is known."""
+        consumer = self._kong.client.get_consumer()
+        if not isinstance(consumer, Mapping):
+            return ""
+        return text(consumer.get("username")) or text(consumer.get("id"))
+
+    def service(self) -> Service | None:
+        """The Kong service; None for a route without one."""
+        found = self._kong.router.get_service()
+        if not isinstance(found, Mapping):
+            return None
+        port = found.get("port")
+        return Service(
+            name=text(found.get("name")) or text(found.get("id")),
+            host=text(found.get("host")),
+            port=port if isinstance(port, int) else 80,
+        )
+
+    def set_upstream(self, name: str) -> bool:
+        """Send the request to a Kong upstream; False if there is none of that name.
+
+        Not for a service with ``has_ip_host``.
+        """
+        return self._kong.service.set_upstream(name) is True
+
+    def set_target(self, host: str, port: int) -> None:
+        """Send the request to a host and port, past Kong's balancer and its retries."""
+        if host and 0 < port < 65_536:
+            self._kong.service.set_target(host, port)
+
+    def set_request_headers(self, headers: Mapping[str, str]) -> None:
+        """Set headers of the request to the upstream; one call for all."""
+        self._kong.service.request.set_headers({k: clean(v) for k, v in headers.items()})
+
+    def clear_request_header(self, name: str) -> None:
+        """Remove a header from the request to the upstream."""
+        self._kong.service.request.clear_header(name)
+
+    def set_response_header(self, name: str, value: str) -> None:
+        """Set a header of the response to the client."""
+        self._kong.response.set_header(name, clean(value))
+
+    def add_cookie(self, cookie: str) -> None:
+        """Add a Set-Cookie header to the response."""
+        self._kong.response.add_header("Set-Cookie", clean(cookie))
+
+    def log(self, value: Mapping[str, Any]) -> None:
+        """Put the decision where Kong's logging plugins find it, under "canary"."""
+        self._kong.log.set_serialize_value("canary", dict(value))
+
+
+def text(value: Any) -> str:
+    """What Kong sent as text; bytes that are no UTF-8 are read as Latin-1, byte for byte.
+
+    The server decodes them to lone surrogates first; protobuf and most else would refuse those.
+    """
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
+
+
+def clean(value: str) -> str:
+    """A header value that cannot break out of its line."""
+    return "".join(c if c.isprintable() else "?" for c in value) if value else ""
+
+
+def _joined(name: str, values: Any) -> str:
+    if isinstance(values, str):
+        return text(values)
+    if not isinstance(values, list | tuple):
+        return "" if isinstance(values, bool) else text(values)
+    return ("; " if name == "cookie" else ", ").join(map(text, values))

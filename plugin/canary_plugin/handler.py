@@ -1,0 +1,169 @@
+"""One request: read from Kong first, ask second, route third; any trouble is stable."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from canary_engine.model import Decision, Variant
+
+from canary_plugin.config import BASELINE_ID, Baseline, Config
+from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
+from canary_plugin.facts import gather
+from canary_plugin.gateway import MAX_HEADERS, Gateway, Pdk, Service
+from canary_plugin.troubles import Troubles
+
+T = TypeVar("T")
+
+VARIANT_HEADER = "x-canary-variant"
+VERSION_HEADER = "x-canary-version"
+RELEASE_HEADER = "x-canary-release"
+OUR_HEADERS = (VARIANT_HEADER, VERSION_HEADER, RELEASE_HEADER)
+
+# The policy may change between two questions; whoever loses twice is served stable.
+MAX_QUESTIONS = 3
+
+
+class Wait(Protocol):
+    """Waits for a result without holding up other requests."""
+
+    def __call__(self, awaitable: Awaitable[T]) -> T: ...
+
+
+class Handler:
+    """Handles the requests of one plugin instance."""
+
+    def __init__(
+        self,
+        config: Config,
+        decider: Decider,
+        wait: Wait,
+        troubles: Troubles,
+        follow: Callable[[str, Baseline | None], None],
+    ) -> None:
+        self._config, self._decider = config, decider
+        self._wait, self._troubles, self._follow = wait, troubles, follow
+        self._service: Service | None = None
+        self._baselines: dict[str, Baseline | None] = {}
+
+    def access(self, kong: Pdk) -> None:
+        """Decide where the request goes, and send it there."""
+        gateway = Gateway(kong)
+        headers = gateway.headers()
+        # In a flood Kong leaves headers out, and ours may be among them.
+        is_flood = len(headers) >= MAX_HEADERS
+        told = [name for name in OUR_HEADERS if name in headers or is_flood]
+        routed = False
+        try:
+            routed = self._decide_and_route(gateway, headers)
+        except Undecided as trouble:
+            self._troubles.count(trouble.cause, str(trouble))
+        finally:
+            # Nobody but this plugin says who got the canary.
+            if not routed:
+                for name in told:
+                    gateway.clear_request_header(name)
+
+    def _decide_and_route(self, gateway: Gateway, headers: dict[str, str]) -> bool:
+        """Whether the request was labelled."""
+        if self._config.complaints:
+            return False
+        service = self._service or gateway.service()
+        if service is None:
+            return False
+        if self._config.is_scoped:
+            self._service = service
+        service_key = self._config.service_key or service.name
+        baseline = self._baseline(service_key)
+        drawn = secrets.token_hex(16)
+        decision = self._decide(gateway, headers, service_key, baseline, drawn)
+        return self._route(gateway, service, decision, drawn)
+
+    def _baseline(self, service_key: str) -> Baseline | None:
+        if service_key not in self._baselines:
+            baseline = self._config.baseline(service_key)
+            self._baselines[service_key] = baseline
+            self._follow(service_key, baseline)
+        return self._baselines[service_key]
+
+    def _decide(
+        self,
+        gateway: Gateway,
+        headers: dict[str, str],
+        service_key: str,
+        baseline: Baseline | None,
+        drawn: str,
+    ) -> Decision:
+        answer: Decision | Projection = self._decider.projection(service_key, baseline)
+        for _ in range(MAX_QUESTIONS):
+            assert isinstance(answer, Projection)
+            facts = gather(gateway, headers, answer.reads, self._config, drawn)
+            question = Question(
+                service_key=service_key,
+                request=facts,
+                baseline=baseline,
+                digest=answer.digest,
+                deadline_s=self._config.deadline_s,
+            )
+            answer = self._wait(self._decider.decide(question))
+            if isinstance(answer, Decision):
+                return answer
+        raise Undecided("changing", "the policy changed between questions")
+
+    def _route(self, gateway: Gateway, service: Service, decision: Decision, drawn: str) -> bool:
+        is_canary = decision.variant is Variant.CANARY
+        if not self._send(gateway, service, decision) and is_canary:
+            raise Undecided("no-backend", f"version {decision.version!r} cannot be reached")
+        if decision.issue_cookie:
+            cookie = f"{self._config.cookie}={drawn}{self._config.cookie_attributes}"
+            gateway.add_cookie(cookie)
+        is_labelled = is_canary or self._config.label_stable
+        host = decision.backend.host_header if decision.backend else ""
+        if is_labelled or host:
+            gateway.set_request_headers(_request_headers(decision, host, is_labelled))
+        if is_labelled:
+            gateway.log(_logged(decision))
+        if self._config.response_headers:
+            gateway.set_response_header(VARIANT_HEADER, decision.variant)
+            gateway.set_response_header(VERSION_HEADER, decision.version)
+        return is_labelled
+
+    def _send(self, gateway: Gateway, service: Service, decision: Decision) -> bool:
+        """Send the request to the decision's backend; False if it stays where it was going."""
+        backend = decision.backend
+        if backend is None:
+            return False
+        if backend.host:
+            gateway.set_target(backend.host, backend.port)
+            return True
+        if not backend.upstream:
+            return bool(backend.host_header)
+        if not service.has_ip_host and gateway.set_upstream(backend.upstream):
+            return True
+        if decision.release_id != BASELINE_ID:
+            return False
+        # A baseline's upstream may be a plain host, on the service's port.
+        gateway.set_target(backend.upstream, service.port)
+        return True
+
+
+def _request_headers(decision: Decision, host: str, is_labelled: bool) -> dict[str, str]:
+    headers = {"host": host} if host else {}
+    if is_labelled:
+        headers[VARIANT_HEADER] = decision.variant
+        headers[VERSION_HEADER] = decision.version
+        headers[RELEASE_HEADER] = decision.release_id
+    return headers
+
+
+def _logged(decision: Decision) -> dict[str, Any]:
+    logged: dict[str, Any] = {
+        "variant": str(decision.variant),
+        "version": decision.version,
+        "reason": str(decision.reason),
+        "matched": decision.matched,
+        "release_id": decision.release_id,
+        "policy_revision": decision.policy_revision,
+    }
+    return logged if decision.bucket is None else {**logged, "bucket": decision.bucket}

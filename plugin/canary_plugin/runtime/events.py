@@ -1,0 +1,175 @@
+"""Events as greenlets: plugin code reads top to bottom while the loop serves everybody else.
+
+A phase runs in a greenlet until it needs something: a PDK call, which Kong makes and answers
+with a step, or an awaitable, which the loop waits for. In between nothing is held: no thread,
+no lock, no task. An exception ends the one event it happens in, and Kong goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from greenlet import GreenletExit, getcurrent, greenlet
+from kong_pdk.pdk import Kong
+
+from canary_plugin.troubles import Troubles
+
+T = TypeVar("T")
+Reply = Callable[[dict[str, Any]], None]
+
+END = "ret"
+_GONE = "event is over"
+
+
+class _Channel:
+    """What kong-pdk's ``Kong`` speaks to: put a call, get its result."""
+
+    __slots__ = ("call",)
+
+    def __init__(self) -> None:
+        self.call: dict[str, Any] | None = None
+
+    def put(self, call: dict[str, Any]) -> None:
+        self.call = call
+
+    def get(self) -> tuple[Any, Any]:
+        call, self.call = self.call, None
+        return _hub().switch(call)  # type: ignore[no-any-return]
+
+
+class _Event:
+    __slots__ = ("channel", "greenlet", "id", "reply", "started", "task")
+
+    def __init__(self, id_: int, started: float) -> None:
+        self.id, self.started = id_, started
+        self.channel = _Channel()
+        self.greenlet: greenlet = greenlet()
+        self.reply: Reply | None = None
+        self.task: asyncio.Future[Any] | None = None
+
+
+class Events:
+    """The events in progress. ``clock`` gives seconds and only grows.
+
+    An event that keeps Kong waiting for longer than ``limit_s`` is answered and abandoned; one
+    whose next step Kong has not sent for ``patience_s`` (it is gone) is dropped.
+    """
+
+    def __init__(
+        self,
+        troubles: Troubles,
+        clock: Callable[[], float],
+        *,
+        limit_s: float,
+        patience_s: float = 65.0,
+    ) -> None:
+        self._troubles, self._clock = troubles, clock
+        self._limit_s, self._patience_s = limit_s, patience_s
+        self._events: dict[int, _Event] = {}
+        self._next = secrets.randbelow(1 << 48)
+        self.emptied = asyncio.Event()
+        self.emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def start(self, phase: Callable[[Any], None], reply: Reply) -> None:
+        """Run a phase until it needs something; ``reply`` gets what Kong is to do next."""
+        event = _Event(self._next, self._clock())
+        self._next += 1
+        event.greenlet = greenlet(lambda _: phase(Kong(event.channel).kong))
+        event.reply = reply
+        self._events[event.id] = event
+        self.emptied.clear()
+        self._run(event, event.greenlet.switch, None)
+
+    def step(self, id_: int, result: tuple[Any, Any], reply: Reply) -> None:
+        """Go on with the result of a PDK call: (data, error). Raises LookupError."""
+        event = self._events.get(id_)
+        if event is None or event.reply is not None:
+            raise LookupError(f"event id {id_} not found")
+        event.started, event.reply = self._clock(), reply
+        self._run(event, event.greenlet.switch, result)
+
+    def sweep(self) -> None:
+        """Abandon what keeps Kong waiting and drop what Kong has left."""
+        now = self._clock()
+        for event in list(self._events.values()):
+            waited = now - event.started
+            if event.reply is not None and waited > self._limit_s:
+                self._troubles.count("too-long", f"an event took over {self._limit_s} s")
+                self._abandon(event)
+            elif event.reply is None and waited > self._patience_s:
+                self._troubles.count("left-by-kong", "Kong did not go on with an event")
+                self._abandon(event)
+
+    def _run(self, event: _Event, switch: Callable[..., Any], *with_: Any) -> None:
+        try:
+            needed = switch(*with_)
+        except Exception as error:  # a bug in a phase must cost no more than its request
+            self._troubles.count("plugin-error", f"{type(error).__name__}: {error}{_where(error)}")
+            self._finish(event, END)
+            return
+        if event.id not in self._events:
+            return
+        if event.greenlet.dead:
+            self._finish(event, event.channel.call or END)
+        elif isinstance(needed, dict):
+            self._answer(event, needed)
+        else:
+            event.task = asyncio.ensure_future(needed)
+            event.task.add_done_callback(lambda task: self._waited(event, task))
+
+    def _waited(self, event: _Event, task: asyncio.Future[Any]) -> None:
+        if event.id not in self._events:
+            if not task.cancelled():
+                task.exception()
+            return
+        if task.cancelled():
+            self._run(event, event.greenlet.throw, TimeoutError("cancelled"))
+        elif (error := task.exception()) is not None:
+            self._run(event, event.greenlet.throw, error)
+        else:
+            self._run(event, event.greenlet.switch, task.result())
+
+    def _answer(self, event: _Event, data: Any) -> None:
+        reply, event.reply = event.reply, None
+        if reply is not None:
+            reply({"Data": data, "EventId": event.id})
+
+    def _finish(self, event: _Event, data: Any) -> None:
+        self._events.pop(event.id, None)
+        if not self._events:
+            self.emptied.set()
+        self._answer(event, data)
+
+    def _abandon(self, event: _Event) -> None:
+        self._finish(event, END)
+        if event.task is not None:
+            event.task.cancel()
+        event.greenlet.throw(GreenletExit)
+
+
+def wait(awaitable: Awaitable[T]) -> T:
+    """In a phase: wait for ``awaitable`` on the loop while other events go on."""
+    return _hub().switch(awaitable)  # type: ignore[no-any-return]
+
+
+def _hub() -> greenlet:
+    """Where the current greenlet was started from: the loop."""
+    parent = getcurrent().parent
+    if parent is None:
+        raise RuntimeError(_GONE)
+    return parent
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"

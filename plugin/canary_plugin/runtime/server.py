@@ -1,0 +1,153 @@
+"""Kong's MessagePack-RPC on a unix socket: requests [0, id, method, args] and their answers.
+
+Kong takes any connection of its pool for any call, so the steps of one event may arrive on
+different connections, and ids repeat across them; an answer goes where its request came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from canary_plugin.runtime.events import Events, Reply
+from canary_plugin.runtime.instances import Instances
+from canary_plugin.troubles import Troubles
+
+MAX_MESSAGE = 16 << 20
+BACKLOG = 4_096
+SWEEP_EVERY_S = 0.5
+
+
+class PluginServer:
+    """Dispatches Kong's calls to instances and events."""
+
+    def __init__(self, instances: Instances, events: Events, troubles: Troubles) -> None:
+        self._instances, self._events, self._troubles = instances, events, troubles
+        self._connections: set[Connection] = set()
+        self._calls: dict[str, Callable[[Any, Reply], None]] = {
+            "plugin.StartInstance": self._start_instance,
+            "plugin.InstanceStatus": lambda id_, reply: reply(instances.status(id_)),
+            "plugin.CloseInstance": lambda id_, reply: reply(instances.close(id_)),
+            "plugin.HandleEvent": self._handle_event,
+            "plugin.StepError": self._step_error,
+        }
+        for kind in (
+            "", "Service", "Consumer", "Route", "Plugin", "Credential", "MemoryStats", "MultiMap"
+        ):  # fmt: skip
+            self._calls[f"plugin.Step{kind}"] = self._step
+
+    def call(self, method: str, args: list[Any], reply: Reply) -> None:
+        """Make one of Kong's calls. Raises LookupError or ValueError with words for Kong."""
+        call = self._calls.get(method)
+        if call is None or len(args) != 1:
+            raise ValueError(f"RPC for {method} with {len(args)} arguments is not supported")
+        call(args[0], reply)
+
+    def connection(self) -> Connection:
+        """What the loop calls for a new connection."""
+        return Connection(self, self._connections, self._troubles)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let events come to their end, then close every connection."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._events.emptied.wait()
+        for connection in list(self._connections):
+            connection.close()
+
+    async def sweep_for_ever(self) -> None:
+        """Keep events and instances bounded, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._events.sweep()
+            self._instances.drop_idle()
+
+    def _start_instance(self, call: dict[str, Any], reply: Reply) -> None:
+        reply(self._instances.start(call["Name"], call["Config"]))
+
+    def _handle_event(self, call: dict[str, Any], reply: Reply) -> None:
+        instance = self._instances.use(call["InstanceId"])
+        phase = getattr(instance.phases, call["EventName"], None)
+        if phase is None:
+            raise ValueError(f"{instance.name} has no phase {call['EventName']}")
+        self._events.start(phase, reply)
+
+    def _step(self, call: dict[str, Any], reply: Reply) -> None:
+        # A nil result is a missing key.
+        self._events.step(call["EventId"], (call.get("Data"), None), reply)
+
+    def _step_error(self, call: dict[str, Any], reply: Reply) -> None:
+        self._events.step(call["EventId"], (None, call.get("Data") or "error"), reply)
+
+
+class Connection(asyncio.Protocol):
+    """One of Kong's connections."""
+
+    def __init__(
+        self, server: PluginServer, connections: set[Connection], troubles: Troubles
+    ) -> None:
+        self._server, self._connections, self._troubles = server, connections, troubles
+        self._transport: asyncio.Transport | None = None
+        # Header values are bytes; what is no UTF-8 becomes lone surrogates and goes back as is.
+        self._unpacker = msgpack.Unpacker(
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
+            max_buffer_size=MAX_MESSAGE,
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._connections.discard(self)
+
+    def close(self) -> None:
+        """Close after what was written has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._unpacker.feed(data)
+            for _, id_, method, args in self._unpacker:
+                self._call(id_, method, args)
+        except (msgpack.UnpackException, msgpack.BufferFull, ValueError, TypeError) as error:
+            self._troubles.count("bad-message", f"{type(error).__name__}: {error}")
+            self.close()
+
+    def _call(self, id_: int, method: str, args: list[Any]) -> None:
+        try:
+            self._server.call(method, args, lambda result: self._write(id_, None, result))
+        except Exception as error:  # Kong must get an answer to every call
+            if not isinstance(error, LookupError):
+                self._troubles.count("bad-call", f"{type(error).__name__}: {error}")
+            self._write(id_, str(error.args[0]) if error.args else repr(error), None)
+
+    def _write(self, id_: int, error: str | None, result: Any) -> None:
+        if self._transport is None:
+            return
+        message = msgpack.packb([1, id_, error, result], unicode_errors="surrogateescape")
+        self._transport.write(message)
+
+
+async def listen(server: PluginServer, path: str, mode: int) -> asyncio.Server:
+    """Listen at ``path``, in place of whatever socket is there, without a moment's gap."""
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listening = await asyncio.get_running_loop().create_unix_server(
+        server.connection, str(fresh), backlog=BACKLOG
+    )
+    fresh.chmod(mode)
+    fresh.rename(target)
+    return listening
