@@ -31,5 +31,6 @@ def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -
         return InForce(stored or Policy(service_key=service_key), False, why)
     stable = stored.version_with(VersionStatus.STABLE) if stored else None
     if stable is not None and baseline.version_named(stable.version) is None:
-        baseline = replace(baseline, versions=(*baseline.versions, stable))
+        others = (v for v in baseline.versions if v.status is not VersionStatus.STABLE)
+        baseline = replace(baseline, versions=(*others, stable))
     return InForce(baseline, True, f"{last}, so the gateway's declared baseline rules")

@@ -18,10 +18,10 @@ from canary_engine.model import BUCKETS
 
 def prefix(salt: str) -> bytes:
     """What is put before a key to hash it under ``salt``."""
-    return salt.encode("utf-8", "surrogateescape") + b"\0"
+    return salt.encode("utf-8", "surrogatepass") + b"\0"
 
 
 def bucket(prefix: bytes, key: str) -> int:
     """Bucket of ``key``, 0 to 99,999, under a salt's ``prefix``."""
-    hashed = mmh3.hash(prefix + key.encode("utf-8", "surrogateescape"), 0, False)
+    hashed = mmh3.hash(prefix + key.encode("utf-8", "surrogatepass"), 0, False)
     return hashed * BUCKETS >> 32

@@ -279,15 +279,14 @@ class SegmentStage:
 
     def finding(self, asked: Asked) -> str:
         person = asked.person or NOBODY
-        if not person.is_known:
-            return "the store cannot say which segments the user is in"
         attributes = asked.attributes()
         of = [
             _segment_words(segment)
             for segment in self._protected + self._eligible
             if is_member(segment, person, attributes, asked.now)
         ]
-        return f"the user is in {', '.join(of)}" if of else "the user is in no segment"
+        text = f"the user is in {', '.join(of)}" if of else "the user is in no segment"
+        return text if person.is_known else f"{text}, but the store could not be asked"
 
 
 def _segment_words(segment: Segment) -> str:
@@ -385,9 +384,12 @@ class DefaultStage:
 
     def __init__(self, verdicts: Verdicts) -> None:
         self._decision = verdicts.make(Variant.STABLE, self.reason, "", None, False)
+        self._issuing = verdicts.make(Variant.STABLE, self.reason, "", None, True)
 
     def decide(self, asked: Asked) -> Answer | None:
-        return self._decision
+        # A key that a segment's or a flag's share was measured with must stay: with a new
+        # one per request, everybody anonymous would be drawn into the canary in the end.
+        return self._issuing if asked.issued else self._decision
 
     def finding(self, asked: Asked) -> str:
         return "nothing else matched"
@@ -397,6 +399,14 @@ Stage = (
     NoReleaseStage | RuleStage | CompatibilityStage | WhitelistStage
     | SegmentStage | FlagStage | PercentageStage | DefaultStage
 )  # fmt: skip
+
+
+_LAST_STAGES = {
+    Strategy.COMBINED: frozenset({Reason.SEGMENT, Reason.FLAG, Reason.PERCENTAGE}),
+    Strategy.PERCENTAGE: frozenset({Reason.PERCENTAGE}),
+    Strategy.USER_SEGMENT: frozenset({Reason.SEGMENT}),
+    Strategy.FEATURE_FLAG: frozenset({Reason.FLAG}),
+}
 
 
 class CompiledPolicy:
@@ -437,12 +447,12 @@ def _stages(policy: Policy) -> tuple[Stage, ...]:
         )
     if policy.whitelist != Whitelist():
         stages.append(WhitelistStage(verdicts, policy.whitelist))
-    strategy = release.strategy
-    if policy.segments and strategy in (Strategy.COMBINED, Strategy.USER_SEGMENT):
+    last = _LAST_STAGES[release.strategy]
+    if policy.segments and Reason.SEGMENT in last:
         stages.append(SegmentStage(verdicts, policy.segments))
-    if policy.flags and strategy in (Strategy.COMBINED, Strategy.FEATURE_FLAG):
+    if policy.flags and Reason.FLAG in last:
         stages.append(FlagStage(verdicts, policy))
-    if strategy in (Strategy.COMBINED, Strategy.PERCENTAGE):
+    if Reason.PERCENTAGE in last:
         stages.append(PercentageStage(verdicts, release.share))
     return (*stages, DefaultStage(verdicts))
 
@@ -496,8 +506,6 @@ def _why_absent(policy: Policy, reason: Reason) -> str:
         return "not asked: no release takes traffic"
     if reason is Reason.NO_RELEASE:
         return f"release {release.id} is {release.status}"
-    if reason in (Reason.SEGMENT, Reason.FLAG, Reason.PERCENTAGE) and (
-        release.strategy is not Strategy.COMBINED
-    ):
+    if reason in _LAST_STAGES[Strategy.COMBINED] - _LAST_STAGES[release.strategy]:
         return f"takes no part in strategy {release.strategy}"
     return "the policy has none"

@@ -27,7 +27,10 @@ def network_range(text: str) -> tuple[int, int]:
         raise ValueError(f"{text!r} has host bits set; write {network.cidr}")
     if network.version == 4:
         return network.first, network.last
-    return _on_common_line(network.first), _on_common_line(network.last)
+    if _is_mapped(network.first):
+        return network.first - _MAPPED, network.last - _MAPPED
+    # An IPv6 network around all mapped addresses still holds none of them: they are IPv4.
+    return _V6_BASE + network.first, _V6_BASE + network.last
 
 
 # Reading an address costs as much as the whole rest of a decision, and clients come back.
@@ -38,11 +41,14 @@ def address_number(text: str) -> int:
         address = IPAddress(text)
     except (AddrFormatError, ValueError, TypeError):
         return -1
-    return int(address) if address.version == 4 else _on_common_line(int(address))
+    number = int(address)
+    if address.version == 4:
+        return number
+    return number - _MAPPED if _is_mapped(number) else _V6_BASE + number
 
 
-def _on_common_line(v6: int) -> int:
-    return v6 - _MAPPED if _MAPPED <= v6 < _MAPPED + _V6_BASE else _V6_BASE + v6
+def _is_mapped(v6: int) -> bool:
+    return v6 >> 32 == _MAPPED >> 32
 
 
 class NetworkSet:

@@ -250,10 +250,11 @@ def _compatibility(node: Node | None) -> Compatibility:
             )
         )
         part.finish()
-    pairs = [(rule.source, rule.to) for rule in rules]
-    for index, pair in enumerate(pairs):
-        if pairs.index(pair) != index:
-            node.complain(f"rules[{index}]", f"{pair[0]} to {pair[1]} has a rule already")
+    taken: set[tuple[str, str]] = set()
+    for index, rule in enumerate(rules):
+        if (rule.source, rule.to) in taken:
+            node.complain(f"rules[{index}]", f"{rule.source} to {rule.to} has a rule already")
+        taken.add((rule.source, rule.to))
     found = Compatibility(header=_header(node, "header"), rules=tuple(rules))
     node.finish()
     return found

@@ -25,6 +25,7 @@ MAX_ITEMS = 200_000
 
 _NAME = re.compile(r"[^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_HALF = re.compile("[\ud800-\udfff]")
 _STEP = Decimal(100) / BUCKETS
 
 
@@ -80,7 +81,7 @@ class Node:
         if value is None:
             return 0
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.complain(name, f"give a whole number from {low} to {high}, not {value!r}")
+            self.complain(name, f"give a whole number from {low} to {high}, not {_shown(value)}")
             return 0
         return value
 
@@ -88,7 +89,7 @@ class Node:
         """True or false; False if absent."""
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
-            self.complain(name, f"give true or false, not {value!r}")
+            self.complain(name, f"give true or false, not {_shown(value)}")
         return value is True
 
     def share(self, name: str) -> int | None:
@@ -103,7 +104,8 @@ class Node:
             if not 0 <= percentage <= 100 or percentage % _STEP:
                 raise InvalidOperation
         except InvalidOperation:
-            self.complain(name, f"give a percentage from 0 to 100 in steps of 0.001, not {value!r}")
+            what = "give a percentage from 0 to 100 in steps of 0.001"
+            self.complain(name, f"{what}, not {_shown(value)}")
             return None
         return int(percentage / _STEP)
 
@@ -116,7 +118,7 @@ class Node:
             return words(value)
         except ValueError:
             known = ", ".join(word for word in words if word != "unspecified")
-            self.complain(name, f"give one of {known}, not {value!r}")
+            self.complain(name, f"give one of {known}, not {_shown(value)}")
             return next(iter(words))
 
     def time(self, name: str) -> datetime | None:
@@ -126,13 +128,13 @@ class Node:
             return None
         try:
             moment = datetime.fromisoformat(value)
-        except (ValueError, TypeError):
-            self.complain(name, f"{value!r} is no time; write it like 2026-01-31T12:00:00Z")
-            return None
-        if moment.tzinfo is None:
-            self.complain(name, f"{value!r} has no time zone; write it like 2026-01-31T12:00:00Z")
-            return None
-        return moment.astimezone(UTC)
+            if moment.tzinfo is not None:
+                return moment.astimezone(UTC)
+            problem = "has no time zone"
+        except (ValueError, TypeError, OverflowError):  # overflows: the year 1 east of Greenwich
+            problem = "is no time"
+        self.complain(name, f"{_shown(value)} {problem}; write it like 2026-01-31T12:00:00Z")
+        return None
 
     def texts(self, name: str, limit: int = MAX_VALUE) -> tuple[str, ...]:
         """A list of texts, none empty; () if absent."""
@@ -207,10 +209,17 @@ class Node:
         if len(value) > limit:
             self.complain(name, f"at most {limit:,} characters, not {len(value):,}")
             return ""
+        if not value.isascii() and _HALF.search(value):
+            self.complain(name, "give text that UTF-8 can carry, without half a surrogate pair")
+            return ""
         return value
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else repr(value)[:80]
+    return "a list" if isinstance(value, list | tuple) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]

@@ -11,7 +11,7 @@ from canary.admin.v1 import admin_pb2
 
 from canaryctl.errors import Trouble
 from canaryctl.session import DEFAULT_ADDRESS, Session
-from canaryctl.values import SECONDS
+from canaryctl.values import EXPECTED_REVISION, SECONDS
 
 P = ParamSpec("P")
 Command = Callable[..., None]
@@ -31,13 +31,13 @@ def global_options(*, is_root: bool) -> list[click.Parameter]:
     """The options of every command; the root's are in its help and read the environment."""
 
     def option(flag: str, attribute: str, explained: str, **more: Any) -> click.Option:
-        variable = more.pop("envvar", None) if is_root else more.pop("envvar", None) and None
+        variable = more.pop("envvar", None)
         return click.Option(
             [flag, f"_{attribute}"],
             callback=_keep(attribute),
             expose_value=False,
             hidden=not is_root,
-            envvar=variable,
+            envvar=variable if is_root else None,
             show_envvar=True,
             help=explained,
             **more,
@@ -108,6 +108,13 @@ reason_option = click.option(
     "--reason", callback=_reason, metavar="WHY", help="Why; the history keeps it. [required]"
 )
 
+expected_revision_option = click.option(
+    "--expected-revision",
+    type=EXPECTED_REVISION,
+    metavar="N",
+    help="Refuse unless the policy is at this revision (0: there is none yet).",
+)
+
 
 def file_option(explained: str) -> Callable[[Command], Command]:
     """``--file``: what is too much for options, as YAML or JSON."""
@@ -117,28 +124,15 @@ def file_option(explained: str) -> Callable[[Command], Command]:
 def reads(command: Callable[Concatenate[Session, str, P], None]) -> Command:
     """A command about one service key. Put it above the command's own parameters."""
 
-    @service_argument
-    @click.pass_obj
-    @functools.wraps(command)
     def run(session: Session, service: str, *args: P.args, **kwargs: P.kwargs) -> None:
         command(session, service, *args, **kwargs)
 
-    return run
+    return service_argument(_passed(command, run))
 
 
 def writes(command: Callable[Concatenate[Session, admin_pb2.Change, P], None]) -> Command:
     """A command that changes the policy of one service key, for a reason."""
 
-    @service_argument
-    @reason_option
-    @click.option(
-        "--expected-revision",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="Refuse unless the policy is at this revision (0: there is none yet).",
-    )
-    @click.pass_obj
-    @functools.wraps(command)
     def run(
         session: Session,
         service: str,
@@ -155,4 +149,9 @@ def writes(command: Callable[Concatenate[Session, admin_pb2.Change, P], None]) -
         )
         command(session, change, *args, **kwargs)
 
-    return run
+    return service_argument(reason_option(expected_revision_option(_passed(command, run))))
+
+
+def _passed(command: Command, run: Command) -> Command:
+    """``run`` in place of ``command``: its name, its help, its parameters, given the session."""
+    return click.pass_obj(functools.wraps(command)(run))

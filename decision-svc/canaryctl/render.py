@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from canary_documents import to_document
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from canary_documents import enum_word, to_document
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.box import SIMPLE_HEAD
@@ -44,17 +44,14 @@ def moment(at: Timestamp) -> str:
     return when.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
-def word(enum: EnumTypeWrapper, value: int) -> str:
+def word(enum: EnumDescriptor, value: int) -> str:
     """The word for an enum value: lower case, dashes, no prefix; unspecified is nothing."""
     return words_by_value(enum).get(value, NOTHING)
 
 
-def words_by_value(enum: EnumTypeWrapper) -> dict[int, str]:
+def words_by_value(enum: EnumDescriptor) -> dict[int, str]:
     """Every word of an enum except unspecified, by value."""
-    prefix = len(enum.Name(0)) - len("UNSPECIFIED")
-    return {
-        value: name[prefix:].lower().replace("_", "-") for name, value in enum.items() if value
-    }
+    return {v.number: enum_word(enum, v.number) for v in enum.values if v.number}
 
 
 def cell(value: object) -> str:
@@ -67,7 +64,8 @@ def table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], emphasised: int | None = None
 ) -> str:
     """A table; ``emphasised`` is the row that stands out."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    lines = SIMPLE_HEAD if "utf" in (sys.stdout.encoding or "utf").lower() else None
+    grid = Table(box=lines, pad_edge=False, show_edge=False, header_style="bold")
     for heading in headings:
         grid.add_column(heading, overflow="fold")
     for index, row in enumerate(rows):
@@ -92,6 +90,11 @@ def pairs(rows: Iterable[tuple[str, object]]) -> str:
 def listed(values: Iterable[object]) -> str:
     """Values in one cell."""
     return ", ".join(str(value) for value in values)
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """How many there are, in words: "1 rule", "2,000 rules"."""
+    return f"1 {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
 
 
 def mapped(values: Mapping[str, str]) -> str:
@@ -129,6 +132,7 @@ def as_json(value: object) -> str:
 def _tidy(value: Any) -> Any:
     match value:
         case float():
+            # steps of 0.001 are all that the protos' doubles hold
             rounded = round(value, 3)
             return int(rounded) if rounded.is_integer() else rounded
         case dict():

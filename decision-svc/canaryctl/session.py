@@ -42,6 +42,8 @@ class Session:
     def client(self) -> Client:
         """The connection, made when it is first needed."""
         if self._client is None:
+            if not self.address:
+                raise Misuse("no address is given", next_step="set --address or CANARYCTL_ADDRESS")
             self._client = Client(self.address, self.timeout_s)
         return self._client
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl.render import words_by_value
+
+LONGEST_WAIT_S = 86_400
 
 
 class Percentage(click.ParamType[float]):
@@ -44,12 +45,13 @@ class Moment(click.ParamType[Timestamp]):
     ) -> Timestamp:
         try:
             when = datetime.fromisoformat(str(value))
-        except ValueError:
+            in_utc = when.astimezone(UTC)
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is not a time; write e.g. 2026-01-31T12:00:00Z", param, ctx)
         if when.tzinfo is None:
             self.fail(f"{value} has no offset; write e.g. 2026-01-31T12:00:00Z", param, ctx)
         stamp = Timestamp()
-        stamp.FromDatetime(when.astimezone(UTC))
+        stamp.FromDatetime(in_utc)
         return stamp
 
 
@@ -81,11 +83,15 @@ class Seconds(click.ParamType[float]):
             seconds = float(value)
         except ValueError:
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        if not math.isfinite(seconds) or seconds <= 0:
-            self.fail(f"{value} is not above zero", param, ctx)
+        if not 0 < seconds <= LONGEST_WAIT_S:
+            self.fail(f"{value} is not above 0 and up to {LONGEST_WAIT_S}", param, ctx)
         return seconds
 
 
+EXPECTED_REVISION = click.IntRange(0, 2**63 - 1)
+REVISION = click.IntRange(1, 2**63 - 1)
+POSITION = click.IntRange(0, 2**32 - 1)
+DAYS = click.IntRange(1, 2**32 - 1)
 PERCENTAGE = Percentage()
 MOMENT = Moment()
 SECONDS = Seconds()
@@ -93,12 +99,12 @@ HEADER = Named(":")
 SETTING = Named("=")
 
 
-def choice(enum: EnumTypeWrapper) -> click.Choice[str]:
+def choice(enum: EnumDescriptor) -> click.Choice[str]:
     """The words of an enum to choose from."""
     return click.Choice(list(words_by_value(enum).values()))
 
 
-def value_of(enum: EnumTypeWrapper, chosen: str | None) -> Any:
+def value_of(enum: EnumDescriptor, chosen: str | None) -> Any:
     """The enum value of a word; unspecified for None."""
     values = {word: value for value, word in words_by_value(enum).items()}
     return values[chosen] if chosen else 0

@@ -40,6 +40,7 @@ class Follower:
         self._compare_every_s = compare_every_s
         self._on_store_state = on_store_state
         self._is_up: bool | None = None
+        self._lost: set[str] = set()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -63,9 +64,22 @@ class Follower:
         for service_key, revision in stored.items():
             if revision != self._snapshot.revision(service_key):
                 await self._bring(service_key)
-        for service_key in set(self._snapshot.policies()) - set(stored):
-            self._snapshot.drop(service_key)
+        self._look_for_lost(set(self._snapshot.policies()) - set(stored))
         self._snapshot.set_loaded()
+
+    def _look_for_lost(self, lost: set[str]) -> None:
+        """Nothing removes a policy, so one that is gone was lost with the store's data.
+
+        The copy here goes on ruling: dropping it would change the variant of users who did
+        nothing, because a server came back empty.
+        """
+        self._metrics.lost_policies.set(len(lost))
+        for service_key in sorted(lost - self._lost):
+            log.error(
+                "policy is gone from the store, going on with the copy here",
+                service_key=service_key,
+            )
+        self._lost = lost
 
     async def _bring(self, service_key: str) -> None:
         document = await self._policies.load(service_key)

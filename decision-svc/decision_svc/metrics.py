@@ -56,6 +56,11 @@ class Metrics:
             "Stored policies that could not be used.",
             registry=self.registry,
         )
+        self.lost_policies = Gauge(
+            "canary_stored_policies_lost",
+            "Policies that rule here but are gone from the store.",
+            registry=self.registry,
+        )
         self.store_up = Gauge(
             "canary_store_up", "1 while the store answers.", registry=self.registry
         )

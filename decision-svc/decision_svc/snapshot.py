@@ -65,11 +65,6 @@ class Snapshot:
         self._policies[policy.service_key] = policy
         self._changed(policy.service_key)
 
-    def drop(self, service_key: str) -> None:
-        """Forget a policy that is no longer stored."""
-        if self._policies.pop(service_key, None) is not None:
-            self._changed(service_key)
-
     def ruling(
         self, service_key: str, baseline: Policy | None, baseline_hash: str
     ) -> tuple[InForce, CompiledPolicy]:

@@ -21,7 +21,7 @@ from dev_gateway.entities import (
     Target,
     Upstream,
 )
-from dev_gateway.errors import ConfigRefused
+from dev_gateway.errors import ConfigError
 from dev_gateway.identity import cache_key, derived, plugin_key, target_key
 from dev_gateway.plugin_info import PluginInfo
 from dev_gateway.schema import Fields, read_record
@@ -31,17 +31,16 @@ DEFAULT_TARGET_PORT = 8000
 NOT_HONOURED = "not honoured by the development gateway"
 
 _META = frozenset({"_format_version", "_transform", "_comment", "_ignore"})
-_CHILDREN: Mapping[str, frozenset[str]] = {
-    "": frozenset(
-        {
-            "services", "routes", "upstreams", "targets", "consumers", "keyauth_credentials",
-            "plugins",
-        }
+# In the order in which Kong's plugins get their sequence numbers here: as read.
+_CHILDREN: Mapping[str, tuple[str, ...]] = {
+    "": (
+        "services", "routes", "upstreams", "targets", "consumers", "keyauth_credentials",
+        "plugins",
     ),
-    "services": frozenset({"routes", "plugins"}),
-    "routes": frozenset({"plugins"}),
-    "upstreams": frozenset({"targets"}),
-    "consumers": frozenset({"keyauth_credentials", "plugins"}),
+    "services": ("routes", "plugins"),
+    "routes": ("plugins",),
+    "upstreams": ("targets",),
+    "consumers": ("keyauth_credentials", "plugins"),
 }  # fmt: skip
 _PARENTS: Mapping[str, frozenset[str]] = {
     "routes": frozenset({"service"}),
@@ -69,21 +68,21 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load_file(path: Path, plugins: Mapping[str, PluginInfo]) -> DeclarativeConfig:
-    """The config in a file, or ConfigRefused with every complaint."""
+    """The config in a file, or ConfigError with every complaint."""
     try:
         # S506: the loader is a SafeLoader with less in it
         document = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigRefused([f"{path}: {fault}"]) from fault
+        raise ConfigError([f"{path}: {fault}"]) from fault
     return read_document(document, plugins)
 
 
 def read_document(document: Any, plugins: Mapping[str, PluginInfo]) -> DeclarativeConfig:
-    """The config in a parsed document, or ConfigRefused with every complaint."""
+    """The config in a parsed document, or ConfigError with every complaint."""
     reader = _Reader(plugins, now=int(time.time()))
     reader.read(document)
     if reader.complaints:
-        raise ConfigRefused(reader.complaints)
+        raise ConfigError(reader.complaints)
     return reader.config()
 
 
@@ -94,9 +93,7 @@ class _Reader:
         self.complaints: list[str] = []
         self._known_plugins = plugins
         self._times = {"created_at": now, "updated_at": now}
-        self._found: dict[str, dict[str, dict[str, Any]]] = {
-            name: {} for name in _CHILDREN[""]
-        }
+        self._found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _CHILDREN[""]}
         self._names: dict[tuple[str, str, str], str] = {}
         self._references: list[tuple[str, dict[str, Any], str, str]] = []
 
@@ -308,14 +305,10 @@ _UNIQUE: Mapping[str, tuple[str, ...]] = {
 
 
 def _already_declared(entity: str, key: str, value: str) -> str:
-    return (
-        f"uniqueness violation: '{entity}' entity with {key} set to '{value}' already declared"
-    )
+    return f"uniqueness violation: '{entity}' entity with {key} set to '{value}' already declared"
 
 
-def _unique_key(
-    entity: str, table: Mapping[str, Any], foreign: Mapping[str, str]
-) -> str | None:
+def _unique_key(entity: str, table: Mapping[str, Any], foreign: Mapping[str, str]) -> str | None:
     if entity == "plugins":
         return plugin_key(str(table.get("name")), foreign)
     if entity == "targets":
@@ -353,17 +346,13 @@ def _route(table: Mapping[str, Any], services: Mapping[str, Service]) -> Route:
         paths=tuple(table.get("paths", ())),
         hosts=tuple(host.lower() for host in table.get("hosts", ())),
         methods=tuple(table.get("methods", ())),
-        headers={
-            name.lower(): tuple(values) for name, values in table.get("headers", {}).items()
-        },
+        headers={name.lower(): tuple(values) for name, values in table.get("headers", {}).items()},
         regex_priority=table["regex_priority"],
         table={**table, "ws_id": DEFAULT_WORKSPACE_ID},
     )
 
 
-def _upstream(
-    table: Mapping[str, Any], targets: Mapping[str, Mapping[str, Any]]
-) -> Upstream:
+def _upstream(table: Mapping[str, Any], targets: Mapping[str, Mapping[str, Any]]) -> Upstream:
     mine = [item for item in targets.values() if item["upstream"]["id"] == table["id"]]
     return Upstream(
         name=table["name"],

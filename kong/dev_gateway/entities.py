@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dev_gateway.address import is_ip, split_host_port
+from dev_gateway.schema import Field, Fields
 
 Table = Mapping[str, Any]
 
@@ -47,15 +48,17 @@ def _path(value: str) -> str | None:
 
 def _route_path(value: str) -> str | None:
     if not value.startswith("~"):
-        return None if value.startswith("/") else (
-            "should start with: / (fixed path) or ~/ (regex path)"
+        return (
+            None
+            if value.startswith("/")
+            else ("should start with: / (fixed path) or ~/ (regex path)")
         )
     try:
         re.compile(value[1:])
     except re.error as fault:
         return f"invalid regex: '{value[1:]}' ({fault})"
-    return None if value.startswith("~/") else (
-        "should start with: / (fixed path) or ~/ (regex path)"
+    return (
+        None if value.startswith("~/") else ("should start with: / (fixed path) or ~/ (regex path)")
     )
 
 
@@ -81,11 +84,11 @@ def _strings(check: Any = None, **more: Any) -> dict[str, Any]:
     return {"type": "set", "elements": element, **more}
 
 
-_ID = {"id": {"type": "string", "uuid": True}}
-_TAGS = {"tags": _strings()}
-_NAMED = {"name": {"type": "string", "custom_validator": _name}}
-_TIMES = {"created_at": {"type": "integer"}, "updated_at": {"type": "integer"}}
-_PROTOCOLS = {
+_ID: Mapping[str, Field] = {"id": {"type": "string", "uuid": True}}
+_TAGS: Mapping[str, Field] = {"tags": _strings()}
+_NAMED: Mapping[str, Field] = {"name": {"type": "string", "custom_validator": _name}}
+_TIMES: Mapping[str, Field] = {"created_at": {"type": "integer"}, "updated_at": {"type": "integer"}}
+_PROTOCOLS: Mapping[str, Field] = {
     "protocols": _strings(
         len_min=1,
         default=["http", "https"],
@@ -93,7 +96,7 @@ _PROTOCOLS = {
     )
 }
 
-SERVICE_FIELDS = [
+SERVICE_FIELDS: Fields = [
     _ID, _TIMES, _NAMED, _TAGS,
     {"retries": {"type": "integer", "default": 5, "between": (0, 32767)}},
     {"protocol": {"type": "string", "required": True, "default": "http", "one_of": ["http"]}},
@@ -106,7 +109,7 @@ SERVICE_FIELDS = [
     {"enabled": {"type": "boolean", "required": True, "default": True}},
 ]  # fmt: skip
 
-ROUTE_FIELDS = [
+ROUTE_FIELDS: Fields = [
     _ID, _TIMES, _NAMED, _TAGS, _PROTOCOLS,
     {"https_redirect_status_code": {
         "type": "integer", "one_of": [426, 301, 302, 307, 308], "default": 426, "required": True,
@@ -127,7 +130,7 @@ ROUTE_FIELDS = [
     {"path_handling": {"type": "string", "default": "v0", "one_of": ["v0"]}},
 ]  # fmt: skip
 
-UPSTREAM_FIELDS = [
+UPSTREAM_FIELDS: Fields = [
     _ID, _TIMES, _TAGS,
     {"name": {"type": "string", "required": True, "custom_validator": _upstream_name}},
     {"algorithm": {"type": "string", "default": "round-robin", "one_of": ["round-robin"]}},
@@ -137,21 +140,26 @@ UPSTREAM_FIELDS = [
     {"host_header": {"type": "string", "custom_validator": _target}},
 ]  # fmt: skip
 
-TARGET_FIELDS = [
+TARGET_FIELDS: Fields = [
     _ID, _TIMES, _TAGS,
     {"target": {"type": "string", "required": True, "custom_validator": _target}},
     {"weight": {"type": "integer", "default": 100, "between": (0, 65535)}},
 ]  # fmt: skip
 
-CONSUMER_FIELDS = [
+CONSUMER_FIELDS: Fields = [
     _ID, _TIMES, _TAGS,
     {"username": {"type": "string"}},
     {"custom_id": {"type": "string"}},
 ]  # fmt: skip
 
-CREDENTIAL_FIELDS = [_ID, {"created_at": {"type": "integer"}}, _TAGS, {"key": {"type": "string"}}]
+CREDENTIAL_FIELDS: Fields = [
+    _ID,
+    {"created_at": {"type": "integer"}},
+    _TAGS,
+    {"key": {"type": "string"}},
+]
 
-PLUGIN_FIELDS = [
+PLUGIN_FIELDS: Fields = [
     _ID, _TIMES, _TAGS, _PROTOCOLS,
     {"name": {"type": "string", "required": True}},
     {"instance_name": {"type": "string", "custom_validator": _name}},

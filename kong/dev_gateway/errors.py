@@ -1,11 +1,11 @@
 """Everything that can go wrong in the gateway, one tree.
 
 GatewayError
-├── ConfigRefused     the file, or a schema, says something that can't be honoured
-├── PluginQueryFailed the query command gave no usable plugin description
+├── ConfigError     the file, or a schema, says something that can't be honoured
+├── PluginQueryError the query command gave no usable plugin description
 ├── RpcError          a call to the plugin server failed: logged, the request goes on
 ├── LuaError          what Kong would raise as a Lua error: the client gets a 500
-└── ProxyFailure      no response from upstream; carries the status that Kong would send
+└── ProxyError      no response from upstream; carries the status that Kong would send
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class GatewayError(Exception):
     """The root of the gateway's own errors."""
 
 
-class ConfigRefused(GatewayError):
+class ConfigError(GatewayError):
     """Names every complaint, each with its path."""
 
     def __init__(self, complaints: Sequence[str]) -> None:
@@ -23,7 +23,7 @@ class ConfigRefused(GatewayError):
         self.complaints = tuple(complaints)
 
 
-class PluginQueryFailed(GatewayError):
+class PluginQueryError(GatewayError):
     """The query command could not be run, or its output is no plugin description."""
 
 
@@ -35,7 +35,7 @@ class LuaError(GatewayError):
     """Raised where Kong's Lua would call error()."""
 
 
-class ProxyFailure(GatewayError):
+class ProxyError(GatewayError):
     """Proxying ended without an upstream response."""
 
     def __init__(self, status: int, message: str, *, unexpected: bool = False) -> None:

@@ -19,9 +19,7 @@ def from_wire(value: Any) -> Any:
     if isinstance(value, bytes):
         return text(value)
     if isinstance(value, dict):
-        return {
-            from_wire(key): from_wire(item) for key, item in value.items() if item is not None
-        }
+        return {from_wire(key): from_wire(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [from_wire(item) for item in value]
     return value
@@ -36,6 +34,15 @@ def to_wire(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_wire(item) for item in value]
     return value
+
+
+def json_ready(value: Any) -> Any:
+    """A value as cjson writes it: a whole number without a fraction."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < INTEGRAL_LIMIT:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    return [json_ready(item) for item in value] if isinstance(value, list) else value
 
 
 def type_name(value: Any) -> str:

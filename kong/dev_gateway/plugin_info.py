@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dev_gateway.errors import ConfigRefused, PluginQueryFailed
+from dev_gateway.errors import ConfigError, PluginQueryError
 from dev_gateway.schema import Fields, check_fields
 
 QUERY_TIMEOUT_S = 60
@@ -31,21 +31,24 @@ def query_plugin(command: str) -> PluginInfo:
             command, shell=True, stdout=subprocess.PIPE, timeout=QUERY_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as late:
-        raise PluginQueryFailed(f"no answer from [{command}] in {QUERY_TIMEOUT_S} s") from late
+        raise PluginQueryError(f"no answer from [{command}] in {QUERY_TIMEOUT_S} s") from late
     try:
         dump = json.loads(done.stdout)
     except ValueError as fault:
-        raise PluginQueryFailed(f"failed decoding plugin info: {fault} ({command})") from fault
+        raise PluginQueryError(f"failed decoding plugin info: {fault} ({command})") from fault
     entries = dump.get("Plugins") if isinstance(dump, dict) else dump
     if not isinstance(entries, Sequence) or not entries or not isinstance(entries[0], dict):
-        raise PluginQueryFailed(f"not a plugin info table: {command}")
+        raise PluginQueryError(f"not a plugin info table: {command}")
     return read_info(entries[0])
 
 
 def read_info(entry: Mapping[str, Any]) -> PluginInfo:
     """Refuse what this gateway could not run the way Kong would."""
     complaints: list[str] = []
-    complain = lambda path, words: complaints.append(f"plugin schema: {path}: {words}")  # noqa: E731
+
+    def complain(path: str, words: str) -> None:
+        complaints.append(f"plugin schema: {path}: {words}")
+
     fields = _config_fields(entry.get("Schema"))
     check_fields(fields, "config.fields", complain)
     phases = frozenset(entry.get("Phases") or ())
@@ -54,7 +57,7 @@ def read_info(entry: Mapping[str, Any]) -> PluginInfo:
     if not isinstance(entry.get("Name"), str):
         complain("Name", "expected a string")
     if complaints:
-        raise ConfigRefused(complaints)
+        raise ConfigError(complaints)
     return PluginInfo(
         name=entry["Name"], priority=int(entry.get("Priority") or 0), phases=phases, fields=fields
     )

@@ -154,9 +154,7 @@ def _read_elements(field: Field, value: list[Any], path: str, complain: Complain
     return read
 
 
-def _read_map(
-    field: Field, value: dict[Any, Any], path: str, complain: Complain
-) -> dict[Any, Any]:
+def _read_map(field: Field, value: dict[Any, Any], path: str, complain: Complain) -> dict[Any, Any]:
     read: dict[Any, Any] = {}
     for key, item in value.items():
         at = f"{path}.{key}"

@@ -42,17 +42,20 @@ class Service:
 class Gateway:
     """One request at Kong."""
 
-    __slots__ = ("_kong",)
+    __slots__ = ("_kong", "is_cut")
 
     def __init__(self, kong: Pdk) -> None:
         self._kong = kong
+        self.is_cut = False
 
     def headers(self) -> dict[str, str]:
         """Request headers by lower-case name; repeated ones joined as HTTP allows.
 
-        At most ``MAX_HEADERS``: Kong leaves out the rest.
+        Kong leaves out what comes after ``MAX_HEADERS``; ``is_cut`` tells that it may have.
         """
         raw = self._kong.request.get_headers() or {}
+        lines = sum(len(v) if isinstance(v, list) else 1 for v in raw.values())
+        self.is_cut = lines >= MAX_HEADERS
         return {text(name).lower(): _joined(text(name).lower(), raw[name]) for name in raw}
 
     def client_ip(self) -> str:

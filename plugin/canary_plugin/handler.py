@@ -11,7 +11,7 @@ from canary_engine.model import Decision, Variant
 from canary_plugin.config import BASELINE_ID, Baseline, Config
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
 from canary_plugin.facts import gather
-from canary_plugin.gateway import MAX_HEADERS, Gateway, Pdk, Service
+from canary_plugin.gateway import Gateway, Pdk, Service
 from canary_plugin.troubles import Troubles
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ class Handler:
         gateway = Gateway(kong)
         headers = gateway.headers()
         # In a flood Kong leaves headers out, and ours may be among them.
-        is_flood = len(headers) >= MAX_HEADERS
-        told = [name for name in OUR_HEADERS if name in headers or is_flood]
+        told = [name for name in OUR_HEADERS if name in headers or gateway.is_cut]
         routed = False
         try:
             routed = self._decide_and_route(gateway, headers)

@@ -54,7 +54,7 @@ FIELDS: list[dict[str, Any]] = [
     {"cookie_max_age_s": {"type": "integer", "between": [0, 34560000], "default": 31536000}},
     {"cookie_secure": {"type": "boolean", "default": False}},
     {"user_id_header": {"type": "string", "default": "x-user-id"}},
-    {"user_id_hash_key": {"type": "string", "encrypted": True, "referenceable": True}},
+    {"user_id_hash_key": {"type": "string"}},
     {"flags": _TEXTS},
     # How it behaves.
     {"deadline_ms": {"type": "number", "between": [1, 1000], "default": 20}},

@@ -160,7 +160,9 @@ def _set_map(target: Any, value: Any, where: str, complaints: list[str]) -> None
         return
     for key, item in value.items():
         text = _text(item)
-        if not isinstance(key, str) or text is None:
+        if not isinstance(key, str) or _text(key) is None:
+            complaints.append(f"{where}: give text as name, not {_kind(key)}")
+        elif text is None:
             complaints.append(f"{where}.{key}: give text, not {_kind(item)}")
         else:
             target[key] = text
@@ -184,12 +186,21 @@ def _scalar(field: FieldDescriptor, value: Any, where: str, complaints: list[str
         complaints.append(f"{where}: give a number, not {_kind(value)}")
         return None
     if field.cpp_type in _FLOATS:
-        return _of_type(value, int | float, "a number", where, complaints)
+        return _float(value, where, complaints)
     low, high = _INTEGERS[field.cpp_type]
     if isinstance(value, int) and not low <= value <= high:
         complaints.append(f"{where}: {value} is out of range, {low} to {high}")
         return None
     return _of_type(value, int, "a whole number", where, complaints)
+
+
+def _float(value: Any, where: str, complaints: list[str]) -> float | None:
+    try:
+        number: float | None = _of_type(value, int | float, "a number", where, complaints)
+        return None if number is None else float(number)
+    except OverflowError:
+        complaints.append(f"{where}: the number is out of range")
+        return None
 
 
 def _of_type(value: Any, kind: Any, what: str, where: str, complaints: list[str]) -> Any:
@@ -203,9 +214,11 @@ def _text(value: Any) -> str | None:
     """YAML turns ``true`` and ``1`` into other things than the text a person wrote."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float | str):
-        return str(value)
-    return None
+    if not isinstance(value, int | float | str):
+        return None
+    text = str(value)
+    # JSON can name half a surrogate pair; a message is UTF-8 and cannot carry it.
+    return None if any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
 def _kind(value: Any) -> str:

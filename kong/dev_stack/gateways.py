@@ -1,0 +1,208 @@
+"""The gateway in front: the development gateway, or a real Kong from PATH."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from dev_stack.processes import NotReady, Process, wait_until
+
+KONG_SERIES = "3.9"
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    """One of this project's commands, run by this interpreter."""
+    return [sys.executable, "-m", name, *arguments]
+
+
+DUMP_COMMAND = shlex.join(command("canary_plugin", "--dump"))
+
+
+class Gateway(Protocol):
+    """What the stack needs of a gateway."""
+
+    name: str
+    address: str
+
+    def start(self) -> None:
+        """Start it and wait until it serves. Raises NotReady."""
+        ...
+
+    def reload(self) -> None:
+        """Read the declarative file again."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+        ...
+
+    def kill(self) -> None:
+        """End it without notice and wait until it is gone."""
+        ...
+
+    def log(self) -> str:
+        """What it has logged since it was started."""
+        ...
+
+
+class DevGateway:
+    """The development gateway."""
+
+    name = "dev"
+
+    def __init__(self, run_dir: Path, declarative: Path, plugin_socket: Path, listen: str) -> None:
+        self.address = listen
+        self._run_dir = run_dir
+        self._arguments = (
+            "--declarative-config", str(declarative),
+            "--plugin-socket", str(plugin_socket),
+            "--plugin-query-cmd", DUMP_COMMAND,
+            "--trusted-ips", "127.0.0.1",
+            "--real-ip-header", "X-Forwarded-For",
+        )  # fmt: skip
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        listen = ("--proxy-listen", self.address)
+        self._process = Process(
+            "gateway",
+            command("dev_gateway", *self._arguments, *listen),
+            self._run_dir / "gateway.log",
+            ready_word="ready on ",
+        )
+        self.address = self._process.start().rpartition(" ")[2]
+
+    def reload(self) -> None:
+        assert self._process is not None
+        self._process.signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def log(self) -> str:
+        return self._process.output() if self._process else ""
+
+
+class NoKong(RuntimeError):  # noqa: N818 - it says what is the matter
+    """There is no Kong of the right series on PATH."""
+
+
+def find_kong() -> str:
+    """Path of the ``kong`` on PATH. Raises NoKong, saying what to do."""
+    found = shutil.which("kong")
+    if found is None:
+        raise NoKong(f"no kong on PATH: install Kong Gateway {KONG_SERIES} and put it there")
+    answer = subprocess.run([found, "version"], capture_output=True, text=True, check=False)
+    version = answer.stdout.strip()
+    if not version.startswith(KONG_SERIES):
+        raise NoKong(f"{found} is {version or 'silent about its version'}, not {KONG_SERIES}")
+    return found
+
+
+class RealKong:
+    """A real Kong, DB-less, in a prefix of its own."""
+
+    name = "kong"
+
+    def __init__(self, run_dir: Path, declarative: Path, plugin_socket: Path, listen: str) -> None:
+        self._kong = find_kong()
+        self._prefix = run_dir / "kong"
+        self.address = listen if not listen.endswith(":0") else f"127.0.0.1:{_free_port()}"
+        self._environment = {
+            "KONG_PREFIX": str(self._prefix),
+            "KONG_DATABASE": "off",
+            "KONG_DECLARATIVE_CONFIG": str(declarative),
+            "KONG_PROXY_LISTEN": self.address,
+            "KONG_ADMIN_LISTEN": "off",
+            "KONG_ADMIN_GUI_LISTEN": "off",
+            "KONG_STATUS_LISTEN": "off",
+            "KONG_NGINX_WORKER_PROCESSES": "1",
+            "KONG_ANONYMOUS_REPORTS": "off",
+            "KONG_TRUSTED_IPS": "127.0.0.1",
+            "KONG_REAL_IP_HEADER": "X-Forwarded-For",
+            "KONG_PROXY_ACCESS_LOG": "off",
+            "KONG_PLUGINS": "bundled,canary-release",
+            "KONG_PLUGINSERVER_NAMES": "canary",
+            "KONG_PLUGINSERVER_CANARY_SOCKET": str(plugin_socket),
+            "KONG_PLUGINSERVER_CANARY_QUERY_CMD": DUMP_COMMAND,
+            "KONG_LOG_LEVEL": "notice",
+        }
+        if os.geteuid() == 0:
+            # Workers as nobody could not open the plugin server's socket.
+            self._environment["KONG_NGINX_USER"] = "root root"
+
+    def start(self) -> None:
+        self._run("start")
+        host, _, port = self.address.rpartition(":")
+        wait_until(lambda: _answers(host, int(port)), 30, "kong")
+
+    def reload(self) -> None:
+        self._run("reload")
+
+    def stop(self) -> None:
+        if (self._prefix / "pids" / "nginx.pid").exists():
+            self._run("stop")
+
+    def kill(self) -> None:
+        """Kong's master and workers share a process group of the master's session."""
+        pid = int((self._prefix / "pids" / "nginx.pid").read_text())
+        workers = _children(pid)
+        for victim in (pid, *workers):
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not any(map(_exists, (pid, *workers))), 15, "kong's end")
+
+    def log(self) -> str:
+        return (self._prefix / "logs" / "error.log").read_text(errors="replace")
+
+    def _run(self, verb: str) -> None:
+        done = subprocess.run(
+            [self._kong, verb, "-p", str(self._prefix)],
+            env={**os.environ, **self._environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise NotReady(f"kong {verb} failed:\n{done.stdout}\n{done.stderr}")
+
+
+GATEWAYS: dict[str, type[DevGateway] | type[RealKong]] = {"dev": DevGateway, "kong": RealKong}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def _exists(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
