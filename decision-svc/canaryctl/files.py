@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -194,13 +193,3 @@ def users_of(arguments: tuple[str, ...], path: str | None) -> list[str]:
 
 def _lines(path: str) -> list[str]:
     return [user for line in text_of(path).splitlines() if (user := line.strip())]
-
-
-def as_yaml(document: object) -> str:
-    """A document as YAML, in the order it has."""
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-
-
-def as_document(text: str) -> Any:
-    """YAML that ships with canaryctl, as a document for ``json.dumps``."""
-    return json.loads(json.dumps(yaml.safe_load(text)))

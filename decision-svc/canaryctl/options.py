@@ -82,9 +82,7 @@ class Noun(click.Group):
     command_class = Verb
 
 
-def service_keys(
-    ctx: click.Context, _: click.Parameter, incomplete: str
-) -> list[str]:  # pragma: no cover - exercised by shells
+def service_keys(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The service keys that the shell may complete; none when the service does not answer."""
     session = ctx.ensure_object(Session)
     session.timeout_s = COMPLETION_TIMEOUT_S

@@ -74,6 +74,15 @@ def table(
     return _drawn(grid)
 
 
+def filled(
+    headings: Sequence[str], rows: Iterable[Sequence[object]]
+) -> tuple[list[str], list[list[object]]]:
+    """Only the columns in which some row says something."""
+    found = list(rows)
+    kept = [i for i in range(len(headings)) if any(row[i] not in ("", NOTHING) for row in found)]
+    return [headings[i] for i in kept], [[row[i] for i in kept] for row in found]
+
+
 def section(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table under its title; one line that says so when there is nothing in it."""
     found = list(rows)

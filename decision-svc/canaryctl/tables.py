@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl.render import (
     NOTHING,
+    filled,
     listed,
     mapped,
     moment,
@@ -41,7 +42,7 @@ def backend(where: policy_pb2.Backend) -> str:
 
 def versions(policy: policy_pb2.Policy) -> str:
     """The registered versions."""
-    return section("versions", VERSION_HEADINGS, map(_version, policy.versions))
+    return section("versions", *filled(VERSION_HEADINGS, map(_version, policy.versions)))
 
 
 def _version(v: policy_pb2.Version) -> tuple[str, ...]:

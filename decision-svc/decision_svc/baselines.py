@@ -36,13 +36,14 @@ class Baselines:
 
     def get(self, hash_: str) -> Policy | None:
         """The baseline of that hash; None if it is not known here."""
+        if hash_ in self._known:
+            self._known.move_to_end(hash_)
         return self._known.get(hash_)
 
     def learn(self, hash_: str, document: Mapping[str, Any]) -> Policy:
         """Remember a baseline. Raises BadRequest unless ``hash_`` is its hash, InvalidPolicy."""
-        known = self._known.get(hash_)
+        known = self.get(hash_)
         if known is not None:
-            self._known.move_to_end(hash_)
             return known
         policy = parse.policy(document)
         if parse.content_hash(parse.document(policy)) != hash_:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from canary_engine.errors import RefusedMove
+
 from decision_svc.errors import AlreadyExists, BadRequest, NotFound
 from decision_svc.store.protocol import MemberEdit
 
@@ -18,6 +20,8 @@ Document = dict[str, Any]
 Edit = Callable[[Document], Document]
 
 MAX_MEMBERS = 10_000
+# What makes a version this build and no other; the rest is its life.
+_BUILD = ("build_number", "git_commit", "build_date", "backend")
 
 
 def register_version(version: Mapping[str, Any]) -> Edit:
@@ -27,7 +31,7 @@ def register_version(version: Mapping[str, Any]) -> Edit:
         versions = policy.setdefault("versions", [])
         old = _find(versions, "version", version.get("version"))
         if old is not None:
-            if {**old, "status": None} != {**version, "status": None}:
+            if any(old.get(field) != version.get(field) for field in _BUILD):
                 raise AlreadyExists(
                     f"version {version.get('version')!r} is registered with another build: "
                     "remove it first, or give the new build another name"
@@ -204,5 +208,5 @@ def _existing(items: list[Document], field: str, name: str, kind: str) -> Docume
 def _idle_version(policy: Document, name: str) -> Document:
     version = _existing(policy.get("versions", []), "version", name, "version")
     if version.get("status") in ("stable", "canary"):
-        raise BadRequest(f"version: {name!r} is {version['status']}; release another one first")
+        raise RefusedMove(f"version {name!r} is {version['status']}: release another one first")
     return version

@@ -11,6 +11,7 @@ from canary_engine.decide import CompiledPolicy, Finding
 from canary_engine.model import NOBODY, Decision, PersonNeeded, Policy, Reads, Request
 
 from decision_svc.baselines import Baselines
+from decision_svc.errors import BadRequest, NotFound
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 
@@ -57,12 +58,10 @@ class Decider:
         self._people, self._clock = people, clock
 
     def decide_now(self, question: Question) -> Decision | Resend | Waiting:
-        """The answer if memory holds all it takes; never waits. Raises NotReady."""
-        baseline = None
-        if question.baseline_hash:
-            baseline = self._baselines.get(question.baseline_hash)
-            if baseline is None or baseline.service_key != question.service_key:
-                return self._unknown_baseline(question)
+        """The answer if memory holds all it takes; never waits. Raises NotReady, BadRequest."""
+        baseline = self._baseline(question)
+        if question.baseline_hash and baseline is None:
+            return self._unknown_baseline(question)
         _, compiled = self._snapshot.ruling(question.service_key, baseline, question.baseline_hash)
         if question.reads_digest and question.reads_digest != compiled.reads_digest:
             return Resend(reads=compiled.reads, reads_digest=compiled.reads_digest, baseline=False)
@@ -85,18 +84,41 @@ class Decider:
         return decision
 
     async def explain(
-        self, question: Question, baseline: Policy | None, at: datetime | None
+        self, question: Question, at: datetime | None
     ) -> tuple[Decision, tuple[Finding, ...], str]:
-        """The decision, every stage's finding, and which policy is in force and why."""
+        """The decision, every stage's finding, and which policy is in force and why.
+
+        Raises NotReady, BadRequest, and NotFound for a baseline that no gateway has sent.
+        """
+        baseline, asked = self._baseline(question), question.request
+        if question.baseline_hash and baseline is None:
+            raise NotFound(f"baseline_hash: {question.baseline_hash!r} is of no gateway in contact")
         ruling, compiled = self._snapshot.ruling(
             question.service_key, baseline, question.baseline_hash
         )
+        now = at or self._clock()
         person = NOBODY
-        user = question.request.headers.get(compiled.user_id_header, "")
+        user = asked.headers.get(compiled.user_id_header, "")
         if user:
-            person = await self._people.read(compiled.policy, user)
-        decision, findings = engine.explain(compiled, question.request, person, at or self._clock())
-        return decision, findings, ruling.why
+            # As for a decision: the copy it would use, if there is one.
+            person = self._people.copy(compiled.policy, user) or await self._people.read(
+                compiled.policy, user
+            )
+        decision, findings = engine.explain(compiled, asked, person, now)
+        # A decision that does not need the user is not degraded by not knowing them.
+        alone = engine.decide(compiled, asked, None, now)
+        return alone if isinstance(alone, Decision) else decision, findings, ruling.why
+
+    def _baseline(self, question: Question) -> Policy | None:
+        """The baseline whose hash the question names; None if it names none or it is unknown."""
+        if not question.baseline_hash:
+            return None
+        baseline = self._baselines.get(question.baseline_hash)
+        if baseline is not None and baseline.service_key != question.service_key:
+            raise BadRequest(
+                f"baseline_hash: that baseline is for service key {baseline.service_key!r}"
+            )
+        return baseline
 
     def _unknown_baseline(self, question: Question) -> Resend:
         # The reads depend on the baseline unless a release rules, so they are asked for as

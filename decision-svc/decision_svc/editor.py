@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -16,7 +15,15 @@ from decision_svc.changes import Document, Edit
 from decision_svc.errors import BadRequest
 from decision_svc.metrics import Metrics
 from decision_svc.snapshot import Snapshot
-from decision_svc.store.protocol import ChangeRecord, LostRace, MemberEdit, PolicyStore
+from decision_svc.store import was_saved
+from decision_svc.store.protocol import (
+    ChangeRecord,
+    LostRace,
+    MemberEdit,
+    PolicyStore,
+    StoreError,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger()
 
@@ -92,13 +99,12 @@ class Editor:
         edit: Edit,
         members: Sequence[MemberEdit],
     ) -> int:
-        stored = await self._store.load(service_key)
-        before = parse.policy(stored or {"service_key": service_key})
+        before = await self._current(service_key)
         if expected is not None and expected != before.revision:
             raise LostRace(service_key, expected, before.revision)
-        document = parse.document(before)
-        after = parse.policy(edit(deepcopy(document)))
-        if parse.document(after) == document and not members:
+        after = parse.policy(edit(parse.document(before)))
+        # An edit of segments renews the memberships, whether or not it changes any.
+        if after == replace(before, membership_epoch=after.membership_epoch) and not members:
             return before.revision
         return await self._save(after, before.revision + 1, who, summary, members)
 
@@ -113,7 +119,7 @@ class Editor:
             reason=who.reason,
             summary=summary[:MAX_TEXT],
         )
-        await self._store.save(policy.service_key, document, record, members)
+        await self._write(policy.service_key, document, record, members)
         # This replica need not wait for its own announcement.
         self._snapshot.put(parse.policy(document))
         self._metrics.changes.labels(policy.service_key).inc()
@@ -127,6 +133,32 @@ class Editor:
             summary=summary,
         )
         return revision
+
+    async def _current(self, service_key: str) -> Policy:
+        stored = await self._store.load(service_key)
+        if stored is None:
+            return parse.policy({"service_key": service_key})
+        try:
+            return parse.policy(stored)
+        except InvalidPolicy as error:
+            raise StoreError(f"the stored policy of {service_key} is invalid: {error}") from error
+
+    async def _write(
+        self,
+        service_key: str,
+        document: Document,
+        record: ChangeRecord,
+        members: Sequence[MemberEdit],
+    ) -> None:
+        try:
+            await self._store.save(service_key, document, record, members)
+        except StoreUnavailable:
+            # It may have been done and the answer lost; a repeat cannot apply twice.
+            try:
+                await self._store.save(service_key, document, record, members)
+            except LostRace:
+                if not await was_saved(self._store, service_key, record):
+                    raise
 
     def start_release(self, version: str, share: int, strategy: Strategy, salt: str) -> Edit:
         """Start a release under a new id."""

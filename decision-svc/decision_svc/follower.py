@@ -12,13 +12,22 @@ from contextlib import aclosing
 import structlog
 from canary_engine import parse
 from canary_engine.errors import InvalidPolicy
+from canary_engine.model import Policy
 
 from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
-from decision_svc.store.protocol import PeopleStore, PolicyStore, StoreError
+from decision_svc.store.protocol import (
+    Document,
+    PeopleStore,
+    PolicyStore,
+    StoreError,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger()
+
+MAX_WHY = 1_000
 
 
 class Follower:
@@ -40,6 +49,7 @@ class Follower:
         self._compare_every_s = compare_every_s
         self._on_store_state = on_store_state
         self._is_up: bool | None = None
+        self._refused: dict[str, str] = {}
         self._lost: set[str] = set()
 
     async def run(self) -> None:
@@ -56,15 +66,20 @@ class Follower:
                 await self._store_is(True)
             except StoreError as error:
                 await self._store_is(False, error)
+            except Exception as error:
+                log.exception("comparing failed, trying again")
+                await self._store_is(False, error)
             await asyncio.sleep(self._compare_every_s)
 
-    async def compare(self) -> None:
-        """Bring every policy whose revision differs. Raises StoreError."""
+    async def compare(self, *, anew: bool = False) -> None:
+        """Bring every policy whose revision differs, or ``anew`` all. Raises StoreError."""
+        # A policy that comes while the store is asked is not in its answer, yet not lost.
+        held = set(self._snapshot.policies())
         stored = await self._policies.revisions()
         for service_key, revision in stored.items():
-            if revision != self._snapshot.revision(service_key):
+            if anew or revision != self._snapshot.revision(service_key):
                 await self._bring(service_key)
-        self._look_for_lost(set(self._snapshot.policies()) - set(stored))
+        self._look_for_lost(held - set(stored))
         self._snapshot.set_loaded()
 
     def _look_for_lost(self, lost: set[str]) -> None:
@@ -82,34 +97,48 @@ class Follower:
         self._lost = lost
 
     async def _bring(self, service_key: str) -> None:
-        document = await self._policies.load(service_key)
-        if document is None:
-            return
+        held = self._snapshot.get(service_key)
         try:
-            policy = parse.policy(document)
-        except InvalidPolicy as error:
-            # Written by something else than this service: keep the last good one.
-            self._metrics.bad_policies.inc()
-            log.error("stored policy is invalid", service_key=service_key, error=str(error))
+            document = await self._policies.load(service_key)
+            if document is None:
+                return
+            policy = _policy(service_key, document)
+        except StoreUnavailable:
+            raise
+        except (InvalidPolicy, StoreError) as error:
+            self._refuse(service_key, str(error))
             return
-        if not self._snapshot.put(policy) and policy.revision < self._snapshot.revision(
-            service_key
-        ):
+        self._refused.pop(service_key, None)
+        # An answer that was overtaken by a newer revision is no sign of a store set back.
+        is_overtaken = self._snapshot.get(service_key) is not held
+        if not self._snapshot.put(policy) and not is_overtaken and policy != held:
             log.warning("store was set back", service_key=service_key, revision=policy.revision)
             self._snapshot.replace(policy)
-        self._metrics.revision.labels(service_key).set(policy.revision)
+            self._people.outdate_all()
+        self._metrics.revision.labels(service_key).set(self._snapshot.revision(service_key))
+
+    def _refuse(self, service_key: str, why: str) -> None:
+        """Keep the last good policy: something else than this service wrote that one."""
+        if self._refused.get(service_key) != why:
+            self._refused[service_key] = why
+            self._metrics.bad_policies.inc()
+            log.error("stored policy is invalid", service_key=service_key, error=why[:MAX_WHY])
 
     async def _follow_policies(self) -> None:
-        async with aclosing(self._policies.watch()) as changes:  # type: ignore[type-var]
+        async with aclosing(self._policies.watch()) as changes:
             async for service_key in changes:
-                # "" says that the subscription stands: what came before it may be missing.
-                await (self._bring(service_key) if service_key else self.compare())
+                if service_key:
+                    await self._bring(service_key)
+                else:
+                    # The subscription stands; what came before it may be missing. After a
+                    # break even an equal revision may be another one, from a backup.
+                    await self.compare(anew=self._snapshot.is_loaded)
 
     async def _follow_profiles(self) -> None:
-        async with aclosing(self._profiles.watch_profiles()) as users:  # type: ignore[type-var]
+        async with aclosing(self._profiles.watch_profiles()) as users:
             async for user in users:
                 if user:
-                    self._people.outdate(user, tuple(self._snapshot.policies()))
+                    self._people.outdate(user)
                 else:
                     self._people.outdate_all()
 
@@ -118,10 +147,12 @@ class Follower:
             try:
                 await follow()
             except StoreError:
-                # The comparison reports the store's state; here only the pause matters.
-                await asyncio.sleep(self._compare_every_s)
+                pass  # The comparison reports the store's state; here only the pause matters.
+            except Exception:
+                log.exception("following failed, trying again")
+            await asyncio.sleep(self._compare_every_s)
 
-    async def _store_is(self, up: bool, error: StoreError | None = None) -> None:
+    async def _store_is(self, up: bool, error: Exception | None = None) -> None:
         self._people.is_store_up = up
         self._metrics.store_up.set(up)
         if up is self._is_up:
@@ -132,3 +163,10 @@ class Follower:
             log.info("store reached", services=len(self._snapshot.policies()))
         else:
             log.error("store lost, going on from memory", error=str(error))
+
+
+def _policy(service_key: str, document: Document) -> Policy:
+    policy = parse.policy(document)
+    if policy.service_key != service_key:
+        raise InvalidPolicy([f"service_key: {policy.service_key!r} is stored as {service_key!r}"])
+    return policy

@@ -21,7 +21,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._policies: dict[str, Policy] = {}
-        # By service key and baseline hash. Unbounded keys come from clients, so it forgets.
+        # By service key and baseline hash, the least recently used first: clients choose both.
         self._compiled: OrderedDict[tuple[str, str], tuple[InForce, CompiledPolicy]] = OrderedDict()
         self._watchers: set[Watcher] = set()
         self._loaded = asyncio.Event()
@@ -34,6 +34,11 @@ class Snapshot:
     async def loaded(self) -> None:
         """Wait until the store was read once."""
         await self._loaded.wait()
+
+    def check_loaded(self) -> None:
+        """Raise NotReady before the store was read once."""
+        if not self.is_loaded:
+            raise NotReady("no policy was read from the store yet")
 
     def set_loaded(self) -> None:
         """The store was read."""
@@ -56,12 +61,11 @@ class Snapshot:
         """Take over a policy unless a newer one is here. Whether it was taken over."""
         if policy.revision <= self.revision(policy.service_key):
             return False
-        self._policies[policy.service_key] = policy
-        self._changed(policy.service_key)
+        self.replace(policy)
         return True
 
     def replace(self, policy: Policy) -> None:
-        """Take over a policy even if it is older: the store was set back."""
+        """Take over a policy even if it is not newer: the store was set back."""
         self._policies[policy.service_key] = policy
         self._changed(policy.service_key)
 
@@ -69,13 +73,17 @@ class Snapshot:
         self, service_key: str, baseline: Policy | None, baseline_hash: str
     ) -> tuple[InForce, CompiledPolicy]:
         """What rules for gateways with that baseline. Raises NotReady before the first load."""
-        if not self.is_loaded:
-            raise NotReady("no policy was read from the store yet")
+        self.check_loaded()
         key = (service_key, baseline_hash)
         found = self._compiled.get(key)
-        if found is None:
-            ruling = in_force(service_key, self._policies.get(service_key), baseline)
-            found = self._compiled[key] = (ruling, CompiledPolicy(ruling.policy))
+        if found is not None:
+            self._compiled.move_to_end(key)
+            return found
+        stored = self._policies.get(service_key)
+        ruling = in_force(service_key, stored, baseline)
+        found = (ruling, CompiledPolicy(ruling.policy))
+        if stored is not None or baseline is not None:
+            self._compiled[key] = found
             if len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return found
@@ -118,7 +126,9 @@ class Watcher:
     async def __aiter__(self) -> AsyncIterator[str]:
         while True:
             await self._wake.wait()
-            self._wake.clear()
-            changed, self._changed = self._changed, {}
-            for service_key in changed:
+            # What changes while a slow client takes one is told once, when its turn comes.
+            while self._changed:
+                service_key = next(iter(self._changed))
+                del self._changed[service_key]
                 yield service_key
+            self._wake.clear()

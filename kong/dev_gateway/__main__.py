@@ -14,6 +14,7 @@ import uvloop
 from dev_gateway.address import Network, is_ip, split_host_port
 from dev_gateway.app import Gateway
 from dev_gateway.errors import ConfigError, GatewayError
+from dev_gateway.pdk.surroundings import NOTICE as NOTICE_LEVEL
 from dev_gateway.proxy import RealIp
 from dev_gateway.settings import KONG_PATIENCE_S, Settings
 
@@ -93,9 +94,7 @@ def main(
     """A stand-in for Kong OSS 3.9.1 on a developer's machine. For development only."""
     if (plugin_socket is None) != (plugin_query_cmd is None):
         raise click.UsageError("--plugin-socket and --plugin-query-cmd go together")
-    host, port = split_host_port(proxy_listen)
-    if port is None:
-        raise click.BadParameter("expected HOST:PORT", param_hint="--proxy-listen")
+    host, port = read_listen(proxy_listen)
     settings = Settings(
         declarative_config=declarative_config,
         host=host,
@@ -111,13 +110,25 @@ def main(
         resolve=dict(read_override(item) for item in resolve),
         drain_s=drain_s,
     )
-    logging.addLevelName(25, "NOTICE")
+    start_logging(log_level)
+    sys.exit(uvloop.run(run(settings)))
+
+
+def start_logging(level: str) -> None:
+    logging.addLevelName(NOTICE_LEVEL, "NOTICE")
     logging.basicConfig(
-        level=log_level.upper(),
+        level=level.upper(),
         stream=sys.stderr,
         format="%(asctime)s [%(levelname)s] %(name)s: %(message)s",
     )
-    sys.exit(uvloop.run(run(settings)))
+
+
+def read_listen(given: str) -> tuple[str, int]:
+    """The address in a flag like '127.0.0.1:8000'."""
+    host, port = split_host_port(given)
+    if port is None:
+        raise click.BadParameter("expected HOST:PORT", param_hint="--proxy-listen")
+    return host, port
 
 
 def read_networks(given: Iterable[str]) -> Iterable[Network]:

@@ -14,7 +14,7 @@ from dev_gateway.errors import GatewayError
 from dev_gateway.phases import PluginServer
 from dev_gateway.plugin_info import PluginInfo, query_plugin
 from dev_gateway.protocol import RpcClient
-from dev_gateway.proxy import Generation, LogHook, Proxy, drain_logs
+from dev_gateway.proxy import Generation, LogHook, Proxy
 from dev_gateway.router import Router
 from dev_gateway.scopes import Scopes
 from dev_gateway.settings import Settings
@@ -66,10 +66,13 @@ class Gateway:
         """Take the file as it is now; an unusable one changes nothing but the log."""
         async with self._reloading:
             try:
-                self._generation = await asyncio.to_thread(self._load)
+                fresh = await asyncio.to_thread(self._load)
             except GatewayError as fault:
                 log.error("reload refused, the old configuration stays: %s", fault)
                 return False
+            old, self._generation = self._generation, fresh
+            if old is not None:
+                old.server.close()
             log.info("reloaded")
             return True
 
@@ -82,7 +85,7 @@ class Gateway:
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._quiet.wait()
-                await drain_logs()
+                await self._proxy.drain()
         except TimeoutError:
             log.warning("requests were still under way after %s s", self._settings.drain_s)
         await self._server.shutdown(timeout=CUT_OFF_S)

@@ -70,7 +70,6 @@ _Loader.yaml_implicit_resolvers = {
 def load_file(path: Path, plugins: Mapping[str, PluginInfo]) -> DeclarativeConfig:
     """The config in a file, or ConfigError with every complaint."""
     try:
-        # S506: the loader is a SafeLoader with less in it
         document = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError([f"{path}: {fault}"]) from fault
@@ -184,17 +183,14 @@ class _Reader:
         url = own.pop("url", None)
         if url is None:
             return own
-        try:
-            parts = urlsplit(url if isinstance(url, str) else "")
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if not parts.hostname:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        host, port = split_host_port(parts.netloc.rpartition("@")[2])
+        if not host:
             self.complain(f"{path}.url", "expected a string like http://host:port/path")
             return own | {"host": "unknown"}
         for name in sorted(_SERVICE_SHORTHAND & own.keys()):
             self.complain(f"{path}.{name}", "is given by url already")
-        expanded = {"protocol": parts.scheme or "http", "host": parts.hostname}
+        expanded = {"protocol": parts.scheme or "http", "host": host}
         return own | expanded | {"port": port or 80} | ({"path": parts.path} if parts.path else {})
 
     def _plugin_config(

@@ -17,9 +17,14 @@ def set_header(headers: Headers, name: str, value: str | bool | float | list[str
     if isinstance(value, list):
         headers.popall(name, None)
         for item in value:
-            headers.add(name, item or " ")
+            headers.add(name, _one_line(item) or " ")
     else:
-        headers[name] = to_string(value) or " "
+        headers[name] = _one_line(to_string(value)) or " "
+
+
+def _one_line(value: str) -> str:
+    """OpenResty escapes what would end the header."""
+    return value.replace("\r", "%0D").replace("\n", "%0A")
 
 
 def as_table(

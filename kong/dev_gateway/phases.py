@@ -102,7 +102,7 @@ class PluginServer:
             return
 
     def close(self) -> None:
-        """Let go of idle connections."""
+        """A later generation took over: let go of the connections."""
         self._rpc.close()
 
     async def _run(self, ctx: RequestContext, phase: Phase, instance_id: Any) -> None:

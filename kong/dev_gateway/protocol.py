@@ -85,6 +85,7 @@ class RpcClient:
         self._patience_s = patience_s
         # The longest idle goes first: the steps of one event wander over the connections.
         self._idle: deque[_Connection] = deque()
+        self._is_closed = False
         self._ids = itertools.count(1)
         self._packer = msgpack.Packer(
             use_bin_type=True, unicode_errors="surrogateescape", autoreset=True
@@ -92,9 +93,9 @@ class RpcClient:
 
     async def call(self, method: str, argument: Any) -> Any:
         """The result of a call; RpcError says why there is none."""
-        connection = await self._take()
         message_id = next(self._ids)
         data = self._packer.pack([REQUEST, message_id, method, [argument]])
+        connection = await self._take()
         try:
             answer = await connection.exchange(data, self._patience_s)
         except BaseException:
@@ -120,13 +121,14 @@ class RpcClient:
         return connection
 
     def _give_back(self, connection: _Connection) -> None:
-        if connection.is_open and len(self._idle) < POOL_SIZE:
+        if connection.is_open and not self._is_closed and len(self._idle) < POOL_SIZE:
             self._idle.append(connection)
         else:
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle; a call under way ends by itself."""
+        """Keep no connection from now on; events under way go on to their end."""
+        self._is_closed = True
         while self._idle:
             self._idle.popleft().close()
 

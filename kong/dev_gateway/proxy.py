@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import ClientConnectionError, ClientPayloadError
 from aiohttp.web import BaseRequest, StreamResponse
@@ -89,6 +89,7 @@ class Proxy:
     pool: UpstreamPool
     real_ip: RealIp
     log_hooks: Sequence[LogHook] = ()
+    log_tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, request: BaseRequest, generation: Generation) -> StreamResponse:
         """Answer the client; whatever happens, the log phase follows."""
@@ -259,18 +260,14 @@ class Proxy:
         """Try peers until one answers; ProxyError after the last."""
         data = ctx.balancer
         assert data is not None
-        timeouts = Timeouts(
-            connect_s=data.connect_timeout_ms / 1000,
-            write_s=data.write_timeout_ms / 1000,
-            read_s=data.read_timeout_ms / 1000,
-        )
+        timeouts = _timeouts(data)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         tries_left = 0 if data.is_direct else data.retries
         while True:
-            current = _begin_try(data)
             peer = await generation.balancer.peer(data)
-            _record_peer(ctx, current, peer)
+            current = _begin_try(data, peer)
+            ctx.kong_ms = ctx.elapsed_ms()
             sent = time.monotonic()
             try:
                 response = await self.pool.send(
@@ -322,17 +319,13 @@ class Proxy:
             hook(ctx)
         for config in ctx.logged_plugins:
             task = asyncio.get_running_loop().create_task(_run_log(ctx, generation, config))
-            _LOG_TASKS.add(task)
-            task.add_done_callback(_LOG_TASKS.discard)
+            self.log_tasks.add(task)
+            task.add_done_callback(self.log_tasks.discard)
 
-
-_LOG_TASKS: set[asyncio.Task[None]] = set()
-
-
-async def drain_logs() -> None:
-    """Wait for the log phases under way."""
-    while _LOG_TASKS:
-        await asyncio.wait(list(_LOG_TASKS))
+    async def drain(self) -> None:
+        """Wait for the log phases under way."""
+        while self.log_tasks:
+            await asyncio.wait(list(self.log_tasks))
 
 
 async def _run_log(ctx: RequestContext, generation: Generation, config: PluginConfig) -> None:
@@ -365,27 +358,27 @@ def _https_only(ctx: RequestContext, status: int) -> ExitResponse:
     return ExitResponse(status=status, headers={"Location": location})
 
 
-def _begin_try(data: BalancerData) -> dict[str, object]:
+def _timeouts(data: BalancerData) -> Timeouts:
+    return Timeouts(
+        connect_s=data.connect_timeout_ms / 1000,
+        write_s=data.write_timeout_ms / 1000,
+        read_s=data.read_timeout_ms / 1000,
+    )
+
+
+def _begin_try(data: BalancerData, peer: Peer) -> dict[str, object]:
+    """What the log will say of this try; a failure is added to it."""
     now = time.time_ns()
     current: dict[str, object] = {
         "balancer_start": now // 1_000_000,
         "balancer_start_ns": float(now),
+        "ip": peer.ip,
+        "port": peer.port,
     }
+    took = time.time_ns() - now
+    current |= {"balancer_latency": took // 1_000_000, "balancer_latency_ns": took}
     data.tries.append(current)
     return current
-
-
-def _record_peer(ctx: RequestContext, current: dict[str, object], peer: Peer) -> None:
-    took = time.time_ns() - int(float(str(current["balancer_start_ns"])))
-    current.update(
-        {
-            "ip": peer.ip,
-            "port": peer.port,
-            "balancer_latency": took // 1_000_000,
-            "balancer_latency_ns": took,
-        }
-    )
-    ctx.kong_ms = ctx.elapsed_ms()
 
 
 def _may_repeat(request: BaseRequest, failure: UpstreamError) -> bool:
@@ -397,7 +390,7 @@ def _may_repeat(request: BaseRequest, failure: UpstreamError) -> bool:
 
 def _request_for(request: BaseRequest, ctx: RequestContext, peer: Peer) -> UpstreamRequest:
     has_body = request.body_exists
-    is_chunked = has_body and "Content-Length" not in request.headers
+    is_chunked = has_body and "Content-Length" not in ctx.headers
     target = f"{ctx.upstream_path}?{ctx.query}" if ctx.has_query else ctx.upstream_path
     lines = [f"{ctx.method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in _own_headers(ctx, peer) if value]

@@ -58,7 +58,8 @@ def rendered(response: ExitResponse, preset: Pairs) -> tuple[list[tuple[str, str
     for name, value in response.headers.items():
         if name.lower() != "transfer-encoding":
             set_header(headers, name, value)
-    headers["Content-Length"] = str(len(body))
+    if response.status not in (204, 304):
+        headers["Content-Length"] = str(len(body))
     return list(headers.items()), body
 
 

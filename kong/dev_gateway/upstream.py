@@ -11,6 +11,7 @@ from aiohttp import ClientConnectionError, ClientPayloadError, StreamReader
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 IDLE_TIMEOUT_S = 60
 POOL_SIZE = 512
@@ -19,7 +20,13 @@ MAX_HEADERS = 1000
 
 Address = tuple[str, int]
 
-_CLIENT_GONE = (ClientConnectionError, ClientPayloadError, ConnectionError, HttpProcessingError)
+_CLIENT_GONE = (
+    ClientConnectionError,
+    ClientPayloadError,
+    ConnectionError,
+    HttpProcessingError,
+    RequestPayloadError,
+)
 
 
 class UpstreamError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,16 @@ STABLE, CANARY = "v1.2.3", "v1.3.0"
 ANY_PORT = "127.0.0.1:0"
 
 
+def declared(addresses: Mapping[str, str]) -> dict[str, Any]:
+    """The gateway's file: kong/kong.yml with the two versions at ``addresses``."""
+    document: dict[str, Any] = yaml.safe_load((ROOT / "kong" / "kong.yml").read_text())
+    document["upstreams"] = [
+        {"name": name, "targets": [{"target": addresses[version]}]}
+        for name, version in ((STABLE_UPSTREAM, STABLE), (CANARY_UPSTREAM, CANARY))
+    ]
+    return document
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to start and where it listens; port 0 is any free port."""
@@ -35,7 +46,7 @@ class Plan:
     metrics_listen: str = ANY_PORT
     stable_listen: str = ANY_PORT
     canary_listen: str = ANY_PORT
-    declarative: Path = ROOT / "kong" / "kong.yml"
+    declare: Callable[[Mapping[str, str]], dict[str, Any]] = declared
     persistent: bool = False
 
 
@@ -150,20 +161,13 @@ class Stack:
         self._exit.callback(process.stop)
         self.upstream_addresses[version] = process.start().split()[1]
 
-    def write_declarative(self, change: dict[str, Any] | None = None) -> None:
-        """Write the gateway's file: the plan's, with the versions' addresses filled in.
-
-        ``change`` replaces fields of the plugin's config.
-        """
-        document = yaml.safe_load(self.plan.declarative.read_text())
-        document["upstreams"] = [
-            {"name": name, "targets": [{"target": self.upstream_addresses[version]}]}
-            for name, version in ((STABLE_UPSTREAM, STABLE), (CANARY_UPSTREAM, CANARY))
-        ]
-        for plugin in document["plugins"]:
-            if plugin["name"] == "canary-release":
-                plugin["config"] |= change or {}
-        self.declarative.write_text(yaml.safe_dump(document, sort_keys=False))
+    def write_declarative(self) -> None:
+        """Write the gateway's file: the plan's, with the versions' addresses filled in."""
+        document = self.plan.declare(self.upstream_addresses)
+        # Moved into place, for a gateway may be reading it.
+        fresh = self.declarative.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump(document, sort_keys=False))
+        fresh.rename(self.declarative)
 
     def _redis(self) -> Process:
         server = shutil.which("redis-server")

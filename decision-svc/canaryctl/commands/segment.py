@@ -9,7 +9,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
 from canaryctl import render, tables
-from canaryctl.files import as_document, read_many
+from canaryctl.files import parsed, read_many
 from canaryctl.options import Noun, file_option, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import DAYS, PERCENTAGE, SETTING
@@ -38,7 +38,7 @@ def show(session: Session, service: str) -> None:
 def defaults(session: Session) -> None:
     """Print segments to start from, for: segment put SERVICE -f FILE."""
     text = resources.files("canaryctl").joinpath("data/default-segments.yaml").read_text("utf-8")
-    session.show(as_document(text), lambda: [text])
+    session.show(parsed(text, "default-segments.yaml"), lambda: [text])
 
 
 @segment.command("put")

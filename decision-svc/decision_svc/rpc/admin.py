@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC
 from typing import Any
 
 import grpc
+import structlog
 from canary.admin.v1 import admin_pb2 as pb
 from canary.admin.v1 import admin_pb2_grpc
 from canary.decision.v1 import decision_pb2
@@ -23,7 +25,9 @@ from decision_svc.errors import BadRequest, NotFound
 from decision_svc.profiles import profile_document, profile_of
 from decision_svc.rpc import convert
 from decision_svc.snapshot import Snapshot
-from decision_svc.store.protocol import PeopleStore, PolicyStore
+from decision_svc.store.protocol import PeopleStore, PolicyStore, StoreError, StoreUnavailable
+
+log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -70,8 +74,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def StartRelease(self, request: pb.StartReleaseRequest, context: Context) -> Any:
         share = _share(request.percentage)
-        strategy = to_document(request).get("strategy", Strategy.COMBINED)
-        edit = self._editor.start_release(request.version, share, Strategy(strategy), request.salt)
+        strategy = _strategy(to_document(request))
+        edit = self._editor.start_release(request.version, share, strategy, request.salt)
         summary = f"start release of {request.version} at {parse.percentage(share)} %"
         return pb.StartReleaseResponse(revision=await self._change(request, edit, summary))
 
@@ -184,11 +188,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         _checked_who(request)
         user, profile = profile_of(to_document(request.profile))
         await self._people.put_profile(user, profile)
+        _log_profile("put", request)
         return pb.PutProfileResponse()
 
     async def RemoveProfile(self, request: pb.RemoveProfileRequest, context: Context) -> Any:
         _checked_who(request)
+        if not request.user:
+            raise BadRequest("user: give the user id")
         await self._people.put_profile(request.user, None)
+        _log_profile("removed", request)
         return pb.RemoveProfileResponse()
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: Context) -> Any:
@@ -199,14 +207,25 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return pb.GetProfileResponse(profile=to_message(document, pb.Profile))
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: Context) -> Any:
-        users, cursor, total = await self._people.members(
-            request.service_key, request.segment, request.page_token
-        )
+        policy = self._snapshot.get(request.service_key)
+        if policy is None or request.segment not in {s.name for s in policy.segments}:
+            raise NotFound(f"{request.service_key!r} has no segment {request.segment!r}")
+        try:
+            users, cursor, total = await self._people.members(
+                request.service_key, request.segment, request.page_token
+            )
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            if not request.page_token:
+                raise
+            raise BadRequest(f"page_token: give the token of the page before: {error}") from error
         return pb.ListMembersResponse(users=users, next_page_token=cursor, total=total)
 
     # Looking
 
     async def ListServices(self, request: pb.ListServicesRequest, context: Context) -> Any:
+        self._snapshot.check_loaded()
         policies = sorted(self._snapshot.policies().items())
         return pb.ListServicesResponse(services=[_summary(policy) for _, policy in policies])
 
@@ -220,6 +239,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def GetEffectivePolicy(
         self, request: pb.GetEffectivePolicyRequest, context: Context
     ) -> Any:
+        self._snapshot.check_loaded()
         in_contact = list(self._baselines.in_contact(request.service_key))
         effective = [self._effective(request.service_key, found) for found in in_contact]
         return pb.GetEffectivePolicyResponse(
@@ -254,11 +274,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if asked.HasField("baseline"):
             document = convert.policy_document(asked.baseline.policy)
             self._baselines.learn(asked.baseline.hash, document)
-        baseline = self._baselines.get(asked.baseline_hash)
-        if asked.baseline_hash and baseline is None:
-            raise NotFound(f"baseline_hash: {asked.baseline_hash!r} is of no gateway in contact")
         at = request.at.ToDatetime(tzinfo=UTC) if request.HasField("at") else None
-        decision, findings, why = await self._decider.explain(convert.question(asked), baseline, at)
+        decision, findings, why = await self._decider.explain(convert.question(asked), at)
         stages = [
             pb.Stage(
                 reason=convert.REASONS[found.reason],
@@ -295,8 +312,21 @@ def _share(value: float) -> int:
     return share
 
 
+def _strategy(document: Mapping[str, Any]) -> Strategy:
+    complaints: list[str] = []
+    strategy = Node(document, "", complaints).word("strategy", Strategy, Strategy.COMBINED)
+    if complaints:
+        raise BadRequest(*complaints)
+    return strategy
+
+
 def _checked_who(request: Any) -> None:
     Who(actor=request.actor, reason=request.reason).check()
+
+
+def _log_profile(what: str, request: Any) -> None:
+    """Say who and why; whose profile it is stays out of the log."""
+    log.info(f"profile {what}", actor=request.actor, reason=request.reason)
 
 
 def _summary(policy: Policy) -> pb.ServiceSummary:

@@ -11,7 +11,7 @@ Errors::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -99,7 +99,7 @@ class PolicyStore(Protocol):
         """Records of revisions below ``before``, newest first; empty if there are none."""
         ...
 
-    def watch(self) -> AsyncIterator[str]:
+    def watch(self) -> AsyncGenerator[str, None]:
         """First "", then service keys as they are changed, by anybody; never ends by itself.
 
         Nothing is watched before the first item is asked for. The "" says that listening has
@@ -139,6 +139,6 @@ class PeopleStore(Protocol):
         """Replace the user's profile; None forgets it. Watchers of profiles are told after."""
         ...
 
-    def watch_profiles(self) -> AsyncIterator[str]:
+    def watch_profiles(self) -> AsyncGenerator[str, None]:
         """First "", then user ids as their profiles change; see ``PolicyStore.watch``."""
         ...

@@ -69,7 +69,11 @@ class Pdk:
                 f"{method}: function cannot be called in {phase} phase (only in: {allowed})"
             )
         given = args if isinstance(args, list) else [args]
-        result = function.run(Call(ctx=ctx, phase=phase, args=given, balancer=self._balancer))
+        try:
+            result = function.run(Call(ctx=ctx, phase=phase, args=given, balancer=self._balancer))
+        except (TypeError, ValueError) as fault:
+            # What Python cannot do with such arguments, Lua could not either.
+            raise LuaError(f"{method}: {fault}") from fault
         return _multi_map(result) if method in _MULTI_MAPS else to_wire(result)
 
 

@@ -33,7 +33,8 @@ def _set_upstream(call: Call) -> Any:
     if not call.balancer.has_upstream(name):
         # Kong's second return value, the error text, never reaches the plugin.
         return None
-    _data(call).host = name
+    data = _data(call)
+    data.host, data.is_direct = name, False
     return True
 
 

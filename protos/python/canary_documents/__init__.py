@@ -8,6 +8,7 @@ without the enum's prefix ("in-progress"); a Timestamp is an RFC 3339 string in 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_HALF = re.compile("[\ud800-\udfff]")
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
@@ -218,7 +220,7 @@ def _text(value: Any) -> str | None:
         return None
     text = str(value)
     # JSON can name half a surrogate pair; a message is UTF-8 and cannot carry it.
-    return None if any("\ud800" <= c <= "\udfff" for c in text) else text
+    return None if _HALF.search(text) else text
 
 
 def _kind(value: Any) -> str:

@@ -1013,7 +1013,9 @@ class Decision(_message.Message):
     reason: Global___Reason.ValueType
     """The stage that decided."""
     matched: _builtins.str
-    """Name of the rule, segment or flag, or the whitelist entry, that matched."""
+    """Name of the rule, segment or flag that matched; of a whitelist the network, or the
+    word "user" or "consumer", for decisions are logged and people are not.
+    """
     bucket: _builtins.int
     """Bucket of the hash key, 0 to 99,999; absent when none was computed."""
     release_id: _builtins.str

@@ -1,0 +1,205 @@
+"""A version to release: an HTTP server that says which version it is and what reached it.
+
+    python3 sample_upstream.py --listen 127.0.0.1:1229 --version v1.2.3
+
+It needs nothing but Python, prints "ready HOST:PORT" when it listens and ends on SIGTERM.
+Every path and method gets a JSON answer, except paths that end in
+
+    /status/NNN  answered with this status
+    /slow/MS     answered after so many milliseconds
+    /echo        answered with the request's body, as it arrives
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any
+
+PIECE_BYTES = 64 * 1024
+LONGEST_WAIT_MS = 10 * 60 * 1000
+
+# A gateway adds headers of its own to what a client sent; the library refuses over 100.
+http.client._MAXHEADERS = 1_000  # type: ignore[attr-defined]
+
+_STATUS = re.compile(r"/status/([2-9]\d\d)$")
+_SLOW = re.compile(r"/slow/(\d{1,9})$")
+_ECHO = re.compile(r"/echo$")
+
+
+class BodyError(Exception):
+    """It cannot be told where the body ends."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, kept alive."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = PIECE_BYTES  # headers and body leave in one packet
+    server: Upstream
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
+
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once."""
+        is_wanted = super().handle_expect_100()
+        self.wfile.flush()
+        return is_wanted
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the gateway has an access log."""
+
+    def _answer(self) -> None:
+        try:
+            path = self.path.partition("?")[0]
+            if _ECHO.search(path):
+                self._echo()
+                return
+            body_bytes = sum(len(piece) for piece in self._body())
+            if slow := _SLOW.search(path):
+                time.sleep(min(int(slow[1]), LONGEST_WAIT_MS) / 1_000)
+            status = _STATUS.search(path)
+            self._say(int(status[1]) if status else 200, self._seen(body_bytes))
+        except BodyError as fault:
+            self.close_connection = True
+            self._say(400, {"version": self.server.version, "error": str(fault)})
+        except OSError:  # the client went away
+            self.close_connection = True
+
+    def _seen(self, body_bytes: int) -> dict[str, object]:
+        headers: dict[str, str] = {}
+        for name, value in self.headers.items():
+            key = name.lower()
+            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+        return {
+            "version": self.server.version,
+            "method": self.command,
+            "path": self.path,
+            "host": headers.get("host", ""),
+            "headers": headers,
+            "body_bytes": body_bytes,
+        }
+
+    def _say(self, status: int, document: dict[str, object]) -> None:
+        body = json.dumps(document).encode() + b"\n"
+        self.send_response(status)
+        has_body = status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        if has_body:
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if has_body and self.command != "HEAD":
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def _echo(self) -> None:
+        length = self.headers.get("Content-Length")
+        pieces = self._body()
+        self.send_response(200)
+        self.send_header(
+            "Content-Type", self.headers.get("Content-Type", "application/octet-stream")
+        )
+        if self._is_chunked():
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        has_body = self.command != "HEAD"
+        for piece in pieces:
+            framed = b"%x\r\n%s\r\n" % (len(piece), piece) if self._is_chunked() else piece
+            if has_body:
+                self.wfile.write(framed)
+                self.wfile.flush()
+        if has_body and self._is_chunked():
+            self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def _is_chunked(self) -> bool:
+        return self.headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+
+    def _body(self) -> Iterator[bytes]:
+        """The body in pieces as they arrive. Complains at once, not at the first piece."""
+        if self._is_chunked():
+            return self._chunks()
+        if "Transfer-Encoding" in self.headers:
+            raise BodyError("Transfer-Encoding other than chunked")
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise BodyError("Content-Length is not a number")
+        return self._exactly(int(length))
+
+    def _exactly(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            piece = self.rfile.read1(min(length, PIECE_BYTES))
+            if not piece:
+                raise ConnectionResetError("the body is not whole")
+            length -= len(piece)
+            yield piece
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := self._chunk_size():
+            yield from self._exactly(size)
+            self.rfile.readline(3)
+        while self.rfile.readline(PIECE_BYTES).strip():
+            pass  # trailers
+
+    def _chunk_size(self) -> int:
+        line = self.rfile.readline(PIECE_BYTES).partition(b";")[0].strip()
+        if not re.fullmatch(rb"[0-9a-fA-F]{1,16}", line):
+            raise ConnectionAbortedError("a chunk without a size")
+        return int(line, 16)
+
+
+class Upstream(ThreadingHTTPServer):
+    """A thread for each connection; none of them outlives the process."""
+
+    request_queue_size = 1024
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, version: str) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.version = version
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        """Without the look-up of this machine's name, which may take seconds."""
+        TCPServer.server_bind(self)
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--listen", default="127.0.0.1:1229", metavar="HOST:PORT")
+    parser.add_argument("--version", default="v1.2.3", help="what every answer says")
+    options = parser.parse_args()
+    host, _, port = options.listen.rpartition(":")
+    if not port.isdigit():
+        parser.error(f"--listen: expected HOST:PORT, not {options.listen}")
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with Upstream(host.strip("[]"), int(port), options.version) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        print(f"ready {host}:{upstream.server_address[1]}", flush=True)
+        signal.sigwait(ends)
+        upstream.shutdown()
+
+
+if __name__ == "__main__":
+    main()

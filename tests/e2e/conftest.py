@@ -1,0 +1,36 @@
+"""One stack for all end-to-end tests; each test ends the release it starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from dev_stack.stack import Stack
+from support.admin import Admin, admin_of
+from support.stack import Client, client_of, running_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with running_stack() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(stack: Stack) -> AsyncIterator[Client]:
+    async with client_of(stack) as found:
+        yield found
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Iterator[Admin]:
+    with admin_of(stack.admin_address) as found:
+        yield found
+        found.end()
+
+
+@pytest.fixture
+def orders(stack: Stack) -> Iterator[Admin]:
+    with admin_of(stack.admin_address, "orders") as found:
+        yield found
+        found.end()

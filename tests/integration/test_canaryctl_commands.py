@@ -1,0 +1,504 @@
+"""Each group of commands against a running service: happy paths, refusals, races, JSON shapes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from canary.decision.v1 import decision_pb2, decision_pb2_grpc
+from canary.policy.v1 import policy_pb2
+from canary_documents import to_document
+from canary_engine import parse
+from canaryctl.app import cli
+from click.testing import CliRunner, Result
+from decision_svc.app import Running
+from support.service import serve_in_thread
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Running]:
+    # the service shares the test's stdout, which holds nothing but canaryctl's answers here
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
+    with serve_in_thread() as running:
+        yield running
+    structlog.reset_defaults()
+
+
+NUMBERS = count(1)
+
+
+class Canaryctl:
+    """canaryctl as ``kim``, about one service key."""
+
+    def __init__(self, address: str, service_key: str) -> None:
+        self.address, self.shop = address, service_key
+
+    def __call__(self, line: str, text: str | None = None) -> Result:
+        """Run a line; SHOP in it is the service key, quotes hold no blanks."""
+        words = [self.shop if word == "SHOP" else word for word in line.split()]
+        start = ["--address", self.address, "--actor", "kim"]
+        return CliRunner().invoke(cli, [*start, *words], input=text)
+
+    def ok(self, line: str, text: str | None = None) -> str:
+        result = self(line, text)
+        assert (result.exit_code, result.stderr) == (0, ""), line
+        return result.stdout
+
+    def read(self, line: str) -> Any:
+        return json.loads(self.ok(f"{line} --output json"))
+
+    def refused(self, line: str, exit_code: int, text: str | None = None) -> dict[str, str]:
+        result = self(f"{line} --output json", text)
+        assert (result.exit_code, result.stdout) == (exit_code, ""), result.output
+        error: dict[str, str] = json.loads(result.stderr)["error"]
+        assert all(error.values())
+        return error
+
+    def with_release(self) -> Canaryctl:
+        """Two versions, and a release of the second at 5 %: revision 3."""
+        self.ok("version register SHOP v1 --status stable --upstream old --reason x")
+        self.ok("version register SHOP v2 --upstream new --reason x")
+        self.ok("release start SHOP v2 --percentage 5 --reason x")
+        return self
+
+
+@pytest.fixture
+def ctl(service: Running) -> Canaryctl:
+    return Canaryctl(service.admin_address, f"shop-{next(NUMBERS)}")
+
+
+# Versions and releases
+
+
+def test_versions_are_registered_listed_deprecated_and_removed(ctl: Canaryctl) -> None:
+    ctl.ok("version register SHOP v1 --build-date 2026-01-01T01:00:00+01:00 --reason x")
+    ctl.ok("version deprecate SHOP v1 --reason x")
+    assert ctl.read("version list SHOP") == {
+        "service_key": ctl.shop,
+        "revision": 2,
+        "versions": [
+            {"version": "v1", "build_date": "2026-01-01T00:00:00Z", "status": "deprecated"}
+        ],
+    }
+    ctl.ok("version remove SHOP v1 --reason x")
+    assert ctl.ok("version list SHOP") == "versions: none\n"
+
+
+def test_a_version_taken_by_another_build_is_refused(ctl: Canaryctl) -> None:
+    ctl.ok("version register SHOP v1 --git-commit abc1234 --reason x")
+    line = "version register SHOP v1 --git-commit def5678 --reason x"
+    assert ctl.refused(line, 1)["code"] == "already-exists"
+
+
+def test_a_write_answers_the_new_revision(ctl: Canaryctl) -> None:
+    line = "version register SHOP v1 --reason x --expected-revision 0"
+    assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1}
+
+
+def test_a_release_is_started_steered_and_completed(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    assert "12.345 %" in ctl.ok("percentage SHOP 12.345% --reason x")
+    shown = ctl.read("release show SHOP")
+    assert (shown["revision"], shown["release"]["percentage"]) == (4, 12.345)
+    assert shown["release"]["status"] == "in-progress"
+    ctl.ok("release complete SHOP --reason x")
+    assert ctl.read("release show SHOP")["release"]["status"] == "completed"
+    statuses = {v["version"]: v["status"] for v in ctl.read("version list SHOP")["versions"]}
+    assert statuses == {"v1": "deprecated", "v2": "stable"}
+
+
+def test_a_release_is_rolled_back(ctl: Canaryctl) -> None:
+    ctl.with_release().ok("release rollback SHOP --reason x")
+    assert "rolled-back" in ctl.ok("release show SHOP")
+
+
+def test_a_second_release_is_refused_while_one_is_in_progress(ctl: Canaryctl) -> None:
+    error = ctl.with_release().refused("release start SHOP v2 --reason x", 1)
+    assert error["code"] == "failed-precondition"
+    assert f"canaryctl status {ctl.shop}" in error["next"]
+
+
+def test_a_lost_race_changes_nothing_and_says_what_to_read(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    error = ctl.refused("percentage SHOP 50 --reason x --expected-revision 2", 3)
+    assert error["code"] == "aborted"
+    assert f"canaryctl policy show {ctl.shop}" in error["next"]
+    assert ctl.read("release show SHOP")["release"]["percentage"] == 5
+
+
+# Rules and whitelist
+
+RULES = """
+rules:
+  - {name: testers, source: header, key: x-canary-test, exact: true, variant: canary}
+  - {name: office, source: ip, cidrs: [192.0.2.0/24], variant: stable}
+"""
+
+
+def test_rules_are_set_from_a_file_and_can_be_set_as_they_are_shown(
+    ctl: Canaryctl, tmp_path: Path
+) -> None:
+    ctl.ok("rule set SHOP -f - --reason x", RULES)
+    shown = ctl.read("rule list SHOP")
+    assert [(r["name"], r.get("exact")) for r in shown["rules"]] == [
+        ("testers", "true"),
+        ("office", None),
+    ]
+    exported = tmp_path / "rules.json"
+    exported.write_text(json.dumps(shown))
+    ctl.ok("rule set SHOP -f - --reason x", "[]")
+    assert ctl.ok("rule list SHOP") == "rules: none\n"
+    ctl.ok(f"rule set SHOP -f {exported} --reason x")
+    assert ctl.read("rule list SHOP")["rules"] == shown["rules"]
+
+
+def test_rules_are_added_in_their_place_and_removed(ctl: Canaryctl) -> None:
+    ctl.ok("rule set SHOP -f - --reason x", RULES)
+    ctl.ok(
+        "rule add SHOP first --source path --pattern ^/beta --variant canary"
+        " --position 0 --reason x"
+    )
+    ctl.ok("rule remove SHOP office --reason x")
+    assert [rule["name"] for rule in ctl.read("rule list SHOP")["rules"]] == ["first", "testers"]
+
+
+def test_an_invalid_rule_is_refused_by_the_name_of_its_field(ctl: Canaryctl) -> None:
+    line = "rule add SHOP bad --source header --key x --pattern ( --variant canary --reason x"
+    error = ctl.refused(line, 2)
+    assert error["code"] == "invalid-argument"
+    assert "rules[0].pattern" in error["message"]
+
+
+def test_a_rule_with_an_unknown_key_never_leaves(ctl: Canaryctl) -> None:
+    error = ctl.refused("rule set SHOP -f - --reason x", 2, "- {name: a, exat: b}")
+    assert error["message"] == "rules[0].exat: unknown field; did you mean exact?"
+
+
+def test_a_rule_that_is_not_there_is_not_found(ctl: Canaryctl) -> None:
+    assert ctl.with_release().refused("rule remove SHOP ghost --reason x", 1)["code"] == "not-found"
+
+
+def test_the_whitelist_is_set_added_to_and_removed_from(ctl: Canaryctl) -> None:
+    ctl.ok("whitelist set SHOP --ip 10.0.0.0/8 --user u1 --reason x")
+    ctl.ok("whitelist add SHOP --user u2 --consumer c --reason x")
+    ctl.ok("whitelist remove SHOP --user u1 --reason x")
+    assert ctl.read("whitelist show SHOP")["whitelist"] == {
+        "ips": ["10.0.0.0/8"],
+        "users": ["u2"],
+        "consumers": ["c"],
+    }
+    ctl.ok("whitelist set SHOP -f - --reason x", "{}")
+    assert ctl.ok("whitelist show SHOP") == "whitelist: none\n"
+
+
+def test_a_whitelist_entry_that_is_not_there_is_not_found(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    assert "u9" in ctl.refused("whitelist remove SHOP --user u9 --reason x", 1)["message"]
+
+
+# Segments and flags
+
+
+def test_the_default_segments_can_be_put(ctl: Canaryctl) -> None:
+    ctl.ok("segment put SHOP -f - --reason x --expected-revision 0", ctl.ok("segment defaults"))
+    table = ctl.ok("segment list SHOP")
+    assert "registered in the last 7 days" in table
+    ctl.ok("segment remove SHOP new-users --reason x --expected-revision 4")
+    names = [segment["name"] for segment in ctl.read("segment list SHOP")["segments"]]
+    assert names == ["alpha-testers", "beta-testers", "premium-users"]
+
+
+def test_members_are_added_in_chunks_with_progress_on_stderr(ctl: Canaryctl) -> None:
+    ctl.ok("segment put SHOP pilots --eligible --listed --reason x --expected-revision 0")
+    users = [f"u{number}" for number in range(20_001)]
+    result = ctl(
+        "segment add-members SHOP pilots - --reason x --expected-revision 1", "\n".join(users)
+    )
+    assert (result.exit_code, result.stdout) == (
+        0,
+        f"added 20,001 users to pilots ({ctl.shop}, revision 4)\n",
+    )
+    assert result.stderr.splitlines() == [
+        "10,000 of 20,001 users",
+        "20,000 of 20,001 users",
+        "20,001 of 20,001 users",
+    ]
+    assert sorted(ctl.ok("segment members SHOP pilots").split()) == sorted(users)
+
+
+def test_members_are_removed_and_listed_for_scripts(ctl: Canaryctl) -> None:
+    ctl.ok("segment put SHOP pilots --eligible --listed --reason x")
+    ctl.ok("segment add-members SHOP pilots a b c --reason x")
+    ctl.ok("segment remove-members SHOP pilots b --reason x")
+    shown = ctl.read("segment members SHOP pilots")
+    assert (shown["segment"], sorted(shown["users"]), shown["total"]) == ("pilots", ["a", "c"], 2)
+
+
+def test_a_chunk_that_is_refused_says_how_many_users_are_done(ctl: Canaryctl) -> None:
+    ctl.ok("segment put SHOP pilots --eligible --listed --reason x")
+    users = [f"u{number}" for number in range(10_000)] + ["x" * 500]
+    error = ctl.refused("segment add-members SHOP pilots - --reason x", 2, "\n".join(users))
+    assert "after 10,000 of 10,001 users, which are done" in error["message"]
+    assert ctl.read("segment members SHOP pilots")["total"] == 10_000
+
+
+def test_users_cannot_be_added_where_none_are_listed(ctl: Canaryctl) -> None:
+    ctl.ok("segment put SHOP pilots --protected --tier premium --reason x")
+    line = "segment add-members SHOP pilots a --reason x"
+    assert "listed" in ctl.refused(line, 2)["message"]
+
+
+def test_a_segment_is_described_by_options(ctl: Canaryctl) -> None:
+    ctl.ok(
+        "segment put SHOP new --eligible --percentage 0.5 --region eu --tag a --tag b"
+        " --registered-last-days 30 --custom plan=gold --reason x"
+    )
+    assert ctl.read("segment list SHOP")["segments"] == [
+        {
+            "name": "new",
+            "canary_eligible": True,
+            "percentage": 0.5,
+            "criteria": {
+                "registered": {"last_days": 30},
+                "regions": ["eu"],
+                "tags": ["a", "b"],
+                "custom": {"plan": "gold"},
+            },
+        }
+    ]
+
+
+def test_flags_are_put_listed_and_removed(ctl: Canaryctl) -> None:
+    ctl.ok("flag put SHOP checkout --on --percentage 10 --user u1 --reason x")
+    assert ctl.read("flag list SHOP")["flags"] == [
+        {"name": "checkout", "enabled": True, "percentage": 10, "users": ["u1"]}
+    ]
+    ctl.ok("flag put SHOP -f - --reason x", "{name: checkout, enabled: false}")
+    assert "no" in ctl.ok("flag list SHOP")
+    ctl.ok("flag remove SHOP checkout --reason x")
+    assert ctl.ok("flag list SHOP") == "flags: none\n"
+
+
+def test_a_flag_for_an_unknown_segment_is_refused(ctl: Canaryctl) -> None:
+    error = ctl.refused("flag put SHOP checkout --on --segment ghosts --reason x", 2)
+    assert "flags[0].segments" in error["message"]
+
+
+# How requests are read, and profiles
+
+
+@pytest.mark.parametrize(
+    ("noun", "document"),
+    [
+        (
+            "bucketing",
+            {
+                "hash_on": [{"source": "header", "key": "x-user-id"}, {"source": "ip"}],
+                "anonymous": "per-request",
+                "cookie": "who",
+            },
+        ),
+        (
+            "identity",
+            {
+                "user_id_header": "x-uid",
+                "attribute_headers": {"tier": "x-tier"},
+                "flags_header": "x-flags",
+            },
+        ),
+        (
+            "compatibility",
+            {
+                "header": "x-api-version",
+                "rules": [{"from": "v1", "to": "v2", "notes": "gone"}],
+            },
+        ),
+    ],
+)
+def test_what_is_set_is_shown_and_can_be_set_again(
+    ctl: Canaryctl, noun: str, document: dict[str, Any]
+) -> None:
+    ctl.ok(f"{noun} set SHOP -f - --reason x", json.dumps(document))
+    shown = ctl.read(f"{noun} show SHOP")
+    assert shown == {"service_key": ctl.shop, "revision": 1, noun: document}
+    ctl.ok(f"{noun} set SHOP -f - --reason x", json.dumps(shown))
+    assert ctl.read(f"{noun} show SHOP") == shown
+
+
+def test_the_defaults_are_spelt_out(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    assert "consumer, then the user id header (default)" in ctl.ok("bucketing show SHOP")
+    assert "x-user-id (default)" in ctl.ok("identity show SHOP")
+    assert ctl.ok("compatibility show SHOP") == "compatibility by header -: none\n"
+
+
+def test_profiles_are_put_shown_and_removed(ctl: Canaryctl) -> None:
+    ctl.ok("profile put SHOP --tier premium --tag a --custom plan=gold --reason x")
+    assert ctl.read("profile get SHOP") == {
+        "profile": {
+            "user": ctl.shop,
+            "tier": "premium",
+            "tags": ["a"],
+            "custom": {"plan": "gold"},
+        }
+    }
+    ctl.ok("profile remove SHOP --reason x")
+    error = ctl.refused("profile get SHOP", 1)
+    assert error["next"].endswith(f"canaryctl profile put {ctl.shop}")
+
+
+def test_a_profile_of_somebody_else_is_refused(ctl: Canaryctl) -> None:
+    error = ctl.refused("profile put SHOP -f - --reason x", 2, "{user: other, tier: free}")
+    assert "profile of other" in error["message"]
+
+
+# Looking
+
+
+def test_a_policy_is_shown_now_and_at_an_earlier_revision(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    assert ctl.read("policy show SHOP")["policy"]["revision"] == 3
+    assert "release" not in ctl.read("policy show SHOP --revision 2")["policy"]
+    page = ctl.ok("policy show SHOP")
+    assert page.startswith(f"{ctl.shop}, revision 3\n")
+    assert "flags: none" in page
+
+
+def test_a_policy_that_is_not_there_is_not_found(ctl: Canaryctl) -> None:
+    assert ctl.refused("policy show SHOP", 1)["code"] == "not-found"
+    assert ctl.refused("status SHOP", 1)["code"] == "not-found"
+
+
+def test_the_history_says_who_what_and_why_newest_first(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    changes = ctl.read("history SHOP --limit 2")["changes"]
+    assert [(c["revision"], c["actor"], c["reason"]) for c in changes] == [
+        (3, "kim", "x"),
+        (2, "kim", "x"),
+    ]
+    assert [c["revision"] for c in ctl.read("history SHOP --before 2")["changes"]] == [1]
+    assert "start release of v2 at 5 %" in ctl.ok("history SHOP")
+
+
+def test_the_status_shows_one_service_or_all(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    (shown,) = ctl.read("status SHOP")["services"]
+    assert (shown["service_key"], shown["stable_version"], shown["revision"]) == (ctl.shop, "v1", 3)
+    assert shown["release"]["percentage"] == 5
+    assert [sorted(policy) for policy in shown["policies"]] == [["why"]]
+    assert ctl.shop in {s["service_key"] for s in ctl.read("status")["services"]}
+    assert "in-progress" in ctl.ok("status SHOP")
+
+
+def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
+    ctl: Canaryctl, service: Running
+) -> None:
+    policy = policy_pb2.Policy(
+        service_key=ctl.shop,
+        versions=[
+            policy_pb2.Version(version="stable", status=policy_pb2.VERSION_STATUS_STABLE),
+            policy_pb2.Version(version="canary", status=policy_pb2.VERSION_STATUS_CANARY),
+        ],
+        release=policy_pb2.Release(
+            id="declared",
+            version="canary",
+            status=policy_pb2.RELEASE_STATUS_IN_PROGRESS,
+            percentage=5,
+            salt=ctl.shop,
+        ),
+    )
+    hash_ = parse.content_hash(parse.document(parse.policy(to_document(policy))))
+    watch = decision_pb2.WatchPoliciesRequest(
+        service_keys=[ctl.shop],
+        gateway="kong-1",
+        baselines=[decision_pb2.Baseline(hash=hash_, policy=policy)],
+    )
+    with grpc.insecure_channel(service.decision_address) as channel:
+        watching = decision_pb2_grpc.DecisionServiceStub(channel).WatchPolicies(watch, timeout=30)
+        next(iter(watching))
+        (found,) = ctl.read("baselines SHOP")["baselines"]
+        assert (found["gateways"], found["baseline"]["hash"]) == (["kong-1"], hash_)
+        (effective,) = ctl.read("policy effective SHOP")["policies"]
+        assert (effective["is_baseline"], effective["gateways"]) == (True, ["kong-1"])
+        table = ctl.ok("status SHOP")
+        assert "kong-1" in table
+        assert effective["why"] in table
+        assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
+        watching.cancel()
+
+
+def test_a_baseline_that_nobody_declares_is_not_found(ctl: Canaryctl) -> None:
+    assert ctl.refused("explain SHOP --baseline abc", 1)["code"] == "not-found"
+
+
+# Explaining
+
+
+def test_explain_says_in_one_line_where_a_request_goes_and_why(ctl: Canaryctl) -> None:
+    ctl.with_release().ok("percentage SHOP 100 --reason x")
+    release = ctl.read("release show SHOP")["release"]["id"]
+    answer = ctl.read("explain SHOP --header X-User-Id:u7")
+    bucket = answer["decision"]["bucket"]
+    line, _, table = ctl.ok("explain SHOP --header X-User-Id:u7").partition("\n")
+    assert line.startswith(f"canary (v2) because percentage: bucket {bucket} is below 100 %")
+    assert line.endswith(f", release {release}, revision 4")
+    marked = [row for row in table.splitlines() if row.startswith("=>")]
+    assert [row.split()[1] for row in marked] == ["percentage"]
+
+
+def test_explain_lists_every_stage(ctl: Canaryctl) -> None:
+    answer = ctl.with_release().read("explain SHOP")
+    assert [stage["reason"] for stage in answer["stages"]] == [
+        "no-release",
+        "rule",
+        "compatibility",
+        "whitelist",
+        "segment",
+        "flag",
+        "percentage",
+        "default",
+    ]
+    assert [stage["reason"] for stage in answer["stages"] if stage.get("decided")] == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "matched"),
+    [
+        ("--header x-canary-test:true", "rule", "testers"),
+        ("--cookie seen=yes", "rule", "cookie"),
+        ("--path /beta/x", "rule", "path"),
+        ("--ip 10.1.2.3", "whitelist", "10.0.0.0/8"),
+        ("--consumer partner", "whitelist", ""),
+        ("--flag checkout", "flag", "checkout"),
+    ],
+)
+def test_explain_takes_every_fact_of_a_request(
+    ctl: Canaryctl, facts: str, reason: str, matched: str
+) -> None:
+    rules = """
+    - {name: testers, source: header, key: x-canary-test, exact: true, variant: canary}
+    - {name: cookie, source: cookie, key: seen, exact: yes, variant: canary}
+    - {name: path, source: path, pattern: ^/beta, variant: canary}
+    """
+    ctl.with_release().ok("rule set SHOP -f - --reason x", rules)
+    ctl.ok("whitelist set SHOP --ip 10.0.0.0/8 --consumer partner --reason x")
+    ctl.ok("flag put SHOP checkout --on --percentage 100 --reason x")
+    decision = ctl.read(f"explain SHOP --header x-user-id:u1 {facts}")["decision"]
+    assert (decision["variant"], decision["reason"]) == ("canary", reason)
+    assert matched in decision["matched"]
+
+
+def test_explain_answers_for_another_time(ctl: Canaryctl) -> None:
+    ctl.with_release().ok("segment put SHOP new --eligible --registered-last-days 7 --reason x")
+    user = f"u-{ctl.shop}"
+    ctl.ok(f"profile put {user} --registered-at 2026-01-01T00:00:00Z --reason x")
+    explain = f"explain SHOP --header x-user-id:{user} --at"
+    assert ctl.read(f"{explain} 2026-01-03T00:00:00Z")["decision"]["reason"] == "segment"
+    assert ctl.read(f"{explain} 2026-02-03T00:00:00Z")["decision"]["reason"] != "segment"

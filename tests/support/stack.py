@@ -1,0 +1,145 @@
+"""A running stack for end-to-end and system tests, and requests through it that miss nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from dev_stack import stack as dev_stack
+from dev_stack.stack import CANARY, STABLE, Plan, Stack
+
+GATEWAY = os.environ.get("E2E_GATEWAY", "dev")
+ROOT = dev_stack.ROOT
+PATH = "/api/v1/hello"
+
+# Which services there are besides the seed's, and what their plugins are told.
+SERVICES: dict[str, dict[str, Any]] = {
+    "orders": {"percentage": 50, "canary_upstream": dev_stack.CANARY_UPSTREAM},
+    "labelled": {
+        "percentage": 50,
+        "canary_upstream": dev_stack.CANARY_UPSTREAM,
+        "label_stable": True,
+        "response_headers": True,
+    },
+    "bad": {
+        "percentage": 100,
+        "upstream_host_header": "canary.example",
+        "whitelisted_ips": ["10.0.0.0/99"],
+    },
+    "nowhere": {"percentage": 100},
+    "private": {
+        "percentage": 0,
+        "canary_upstream": dev_stack.CANARY_UPSTREAM,
+        "user_id_hash_key": "s3cret",
+    },
+}
+
+
+def declare(addresses: Mapping[str, str]) -> dict[str, Any]:
+    """The seed's file, and services for what the seed does not use."""
+    document = dev_stack.declared(addresses)
+    document["plugins"] = yaml.safe_load((ROOT / "tests" / "data" / "seed-plugin.yml").read_text())[
+        "plugins"
+    ]
+    stable_ip, stable_port = addresses[STABLE].split(":")
+    canary_ip, canary_port = addresses[CANARY].split(":")
+    for name, config in SERVICES.items():
+        service = {"name": name, "host": dev_stack.STABLE_UPSTREAM, "port": 80}
+        document["services"].append(service)
+        document["routes"].append({"name": name, "service": name, "paths": [f"/{name}"]})
+        document["plugins"].append({"name": "canary-release", "service": name, "config": config})
+    document["services"].append({"name": "literal", "host": stable_ip, "port": int(stable_port)})
+    document["routes"].append({"name": "literal", "service": "literal", "paths": ["/literal"]})
+    document["plugins"].append({"name": "key-auth", "service": "orders"})
+    document["consumers"] = [
+        {"username": "alice", "keyauth_credentials": [{"key": "alice-key"}]},
+        {"username": "bob", "keyauth_credentials": [{"key": "bob-key"}]},
+    ]
+    # A canary that is no Kong upstream but a plain host, on the service's port.
+    document["services"].append({"name": "plain", "host": "localhost", "port": int(canary_port)})
+    document["routes"].append({"name": "plain", "service": "plain", "paths": ["/plain"]})
+    document["plugins"].append(
+        {
+            "name": "canary-release",
+            "route": "plain",
+            "config": {"percentage": 100, "upstream_host_header": canary_ip},
+        }
+    )
+    return document
+
+
+@contextmanager
+def running_stack(**plan: Any) -> Iterator[Stack]:
+    """A stack on free ports in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="canary-") as folder:
+        chosen = {"gateway": GATEWAY, "declare": declare, "persistent": True} | plan
+        with Stack(Plan(run_dir=Path(folder), **chosen)) as stack:
+            yield stack
+
+
+class Client:
+    """Requests through a gateway; every answer is looked at, none is repeated."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self._base = f"http://{address}"
+
+    async def get(
+        self, path: str = PATH, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, body (JSON, or None if it is none) and headers of one answer."""
+        return await self.ask("GET", path, headers, **more)
+
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """The same for any method."""
+        async with self._session.request(
+            method, self._base + path, headers=headers, **more
+        ) as answer:
+            is_json = answer.content_type == "application/json"
+            body = await answer.json() if is_json else await answer.read()
+            return answer.status, body, answer.headers
+
+    async def version(self, headers: Mapping[str, str] | None = None, path: str = PATH) -> str:
+        """The version that answered; fails unless the status is 200."""
+        status, body, _ = await self.get(path, headers)
+        assert status == 200, body
+        return str(body["version"])
+
+    async def versions(self, users: Iterable[str], clients: int = 16) -> dict[str, str]:
+        """The version that each user gets, asked by several clients at once."""
+        waiting = iter(users)
+        found: dict[str, str] = {}
+
+        async def ask() -> None:
+            for user in waiting:
+                found[user] = await self.version({"x-user-id": user})
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(ask())
+        return found
+
+
+@asynccontextmanager
+async def client_of(stack: Stack) -> AsyncIterator[Client]:
+    """A client without cookies or redirects, as a fresh browser each time."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
+    ) as session:
+        yield Client(session, stack.gateway.address)
+
+
+def share(found: Mapping[str, str]) -> float:
+    """The share of users who got the canary."""
+    return sum(version == CANARY for version in found.values()) / len(found)

@@ -1,0 +1,252 @@
+"""What docker-compose.yml says is valid and agrees with what it starts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from canary_plugin.__main__ import main as plugin_server
+from decision_svc.__main__ import main as decision_svc
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+
+# What is meant to be reached from outside; everything else stays among the containers.
+PUBLISHED = {
+    "kong": ["127.0.0.1:8000:8000"],
+    "decision-1": ["127.0.0.1:9091:9091"],
+    "decision-2": ["127.0.0.1:9092:9091"],
+}
+
+
+@functools.cache
+def services() -> dict[str, dict[str, Any]]:
+    """The services with their anchors merged."""
+    document: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())
+    return document["services"]
+
+
+def compose_command() -> list[str]:
+    """docker-compose, or the compose of docker; neither needs an engine to read a file."""
+    if found := shutil.which("docker-compose"):
+        return [found]
+    if docker := shutil.which("docker"):
+        asked = subprocess.run([docker, "compose", "version"], capture_output=True, check=False)
+        if asked.returncode == 0:
+            return [docker, "compose"]
+    return []
+
+
+def composed(file: Path) -> subprocess.CompletedProcess[str]:
+    command = compose_command()
+    if not command:
+        assert "CI" not in os.environ, "CI validates the compose file: docker-compose is missing"
+        pytest.skip("needs docker-compose: apt-get install docker-compose")
+    return subprocess.run(
+        [*command, "-f", str(file), "--project-directory", str(ROOT), "config"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_compose_accepts_the_file() -> None:
+    done = composed(COMPOSE)
+    assert done.returncode == 0, done.stderr
+    assert set(yaml.safe_load(done.stdout)["services"]) == set(services())
+
+
+def test_compose_refuses_a_file_with_an_unknown_setting(tmp_path: Path) -> None:
+    document = yaml.safe_load(COMPOSE.read_text())
+    document["services"]["kong"]["depends_on"]["plugin-server"]["conditions"] = "healthy"
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(yaml.safe_dump(document))
+    done = composed(wrong)
+    assert done.returncode != 0
+    assert "conditions" in done.stderr
+
+
+def test_only_the_proxy_and_the_admin_api_are_published_on_the_loopback_interface() -> None:
+    published = {name: s["ports"] for name, s in services().items() if "ports" in s}
+    assert published == PUBLISHED
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_container_is_restarted_confined_and_watched(name: str) -> None:
+    service = services()[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "healthcheck" in service or "\nHEALTHCHECK " in dockerfile(service)
+
+
+@pytest.mark.parametrize("name", services())
+def test_nothing_starts_before_what_it_needs_is_healthy(name: str) -> None:
+    for needed, how in services()[name].get("depends_on", {}).items():
+        assert needed in services()
+        assert how == {"condition": "service_healthy"}
+
+
+def test_the_plugin_server_is_healthy_before_kong_starts() -> None:
+    assert "plugin-server" in services()["kong"]["depends_on"]
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_file_that_is_mounted_or_built_from_is_there(name: str) -> None:
+    service = services()[name]
+    for volume in service.get("volumes", []):
+        if isinstance(volume, str) and volume.startswith("."):
+            source, _, how = volume.split(":")
+            assert (ROOT / source).is_file()
+            assert how == "ro"
+    if "build" in service:
+        assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+def dockerfile(service: dict[str, Any]) -> str:
+    return (ROOT / service["build"]["dockerfile"]).read_text() if "build" in service else ""
+
+
+def environment(name: str) -> dict[str, str]:
+    """What a container of ours sees: its image's environment, then the compose file's."""
+    lines = dockerfile(services()[name]).replace("\\\n", " ").splitlines()
+    image = dict(
+        setting.split("=", 1)
+        for line in lines
+        if line.startswith("ENV ")
+        for setting in line.removeprefix("ENV ").split()
+    )
+    return image | services()[name].get("environment", {})
+
+
+def settings(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command by the variable that sets them."""
+    prefix = command.context_settings["auto_envvar_prefix"]
+    return {
+        str(option.envvar or f"{prefix}_{str(option.name).upper()}"): option
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("decision-1", decision_svc),
+        ("decision-2", decision_svc),
+        ("plugin-server", plugin_server),
+    ],
+)
+def test_every_variable_sets_an_option_that_exists(name: str, command: click.Command) -> None:
+    known = settings(command)
+    ours = {k: v for k, v in environment(name).items() if k.startswith("CANARY_")}
+    assert ours
+    for variable, value in ours.items():
+        known[variable].type.convert(value, None, None)
+
+
+def kong_conf() -> dict[str, str]:
+    lines = (ROOT / "kong/kong.conf").read_text().splitlines()
+    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def test_kong_and_the_plugin_server_name_the_same_socket_in_the_shared_volume() -> None:
+    socket = Path(kong_conf()["pluginserver_canary_socket"])
+    assert str(socket) == environment("plugin-server")["CANARY_PLUGIN_SOCKET"]
+    assert f"plugin-socket:{socket.parent}" in services()["plugin-server"]["volumes"]
+    (kongs,) = (v for v in services()["kong"]["volumes"] if isinstance(v, dict))
+    assert (kongs["source"], kongs["target"]) == ("plugin-socket", str(socket.parent))
+
+
+def test_the_socket_is_not_where_kong_s_image_clears_sockets_away() -> None:
+    prefix = Path(services()["kong"]["environment"]["KONG_PREFIX"])
+    assert prefix not in Path(kong_conf()["pluginserver_canary_socket"]).parents
+
+
+def test_kong_may_connect_to_the_socket_by_the_group_of_the_plugin_server() -> None:
+    assert int(environment("plugin-server")["CANARY_PLUGIN_SOCKET_MODE"], 8) & 0o060 == 0o060
+    group = "groupadd --gid 10001 canary"
+    assert group in dockerfile(services()["plugin-server"])
+    assert group in dockerfile(services()["kong"])
+    assert "usermod --append --groups canary kong" in dockerfile(services()["kong"])
+
+
+def port(address: str) -> str:
+    return address.rpartition(":")[2].split()[0]
+
+
+def test_kong_listens_where_its_port_is_published() -> None:
+    (published,) = services()["kong"]["ports"]
+    assert port(kong_conf()["proxy_listen"]) == port(published)
+    assert kong_conf()["admin_listen"] == kong_conf()["admin_gui_listen"] == "off"
+
+
+@pytest.mark.parametrize("name", ["decision-1", "decision-2"])
+def test_the_admin_port_is_published_from_where_the_service_listens(name: str) -> None:
+    (published,) = services()[name]["ports"]
+    assert environment(name)["CANARY_ADMIN_LISTEN"] == f"0.0.0.0:{port(published)}"
+
+
+def test_the_plugin_server_knows_every_decision_service() -> None:
+    addresses = environment("plugin-server")["CANARY_PLUGIN_DECISION_SERVICE"].split(",")
+    assert addresses == [
+        f"{name}:{port(environment(name)['CANARY_LISTEN'])}" for name in decision_services()
+    ]
+
+
+def test_prometheus_scrapes_every_decision_service() -> None:
+    document = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    targets = [
+        target
+        for job in document["scrape_configs"]
+        for group in job["static_configs"]
+        for target in group["targets"]
+    ]
+    assert targets == [
+        f"{name}:{port(environment(name)['CANARY_METRICS_LISTEN'])}" for name in decision_services()
+    ]
+
+
+def decision_services() -> list[str]:
+    return [name for name in services() if name.startswith("decision-")]
+
+
+def test_the_decision_services_use_the_redis_that_keeps_its_data() -> None:
+    for name in decision_services():
+        assert environment(name)["CANARY_REDIS_URL"] == "redis://redis:6379/0"
+    redis = services()["redis"]
+    assert redis["command"][:3] == ["redis-server", "--appendonly", "yes"]
+    assert "redis-data:/data" in redis["volumes"]
+
+
+def test_kong_finds_both_versions_where_they_listen() -> None:
+    document = yaml.safe_load((ROOT / "kong/kong.yml").read_text())
+    for target in targets(document):
+        host, _, number = target.partition(":")
+        command = services()[host]["command"]
+        assert port(command[command.index("--listen") + 1]) == number
+        assert f"'127.0.0.1', {number}" in " ".join(services()[host]["healthcheck"]["test"])
+
+
+def targets(document: dict[str, Any]) -> Iterator[str]:
+    for service in document["services"]:
+        yield service["url"].removeprefix("http://")
+    for upstream in document["upstreams"]:
+        for target in upstream["targets"]:
+            yield target["target"]
+
+
+def test_the_versions_differ() -> None:
+    versions = {
+        tuple(services()[name]["command"]) for name in ("yyc3-xy-api", "yyc3-xy-api-canary")
+    }
+    assert len(versions) == 2

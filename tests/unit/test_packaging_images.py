@@ -1,0 +1,212 @@
+"""The images' recipes, as far as they run without an engine: each step, in the same order."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DECISION_SVC = "decision-svc/Dockerfile"
+PLUGIN_SERVER = "plugin/Dockerfile"
+KONG = "kong/Dockerfile"
+VENV = "/opt/canary"
+START_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One instruction of a Dockerfile."""
+
+    word: str
+    rest: str
+
+
+def stages(dockerfile: str) -> list[list[Step]]:
+    """The steps of each stage, its FROM first."""
+    text = "\n".join(
+        line for line in (ROOT / dockerfile).read_text().splitlines() if not line.startswith("#")
+    )
+    found: list[list[Step]] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            found.append([])
+        if word:
+            found[-1].append(Step(word=word, rest=rest.strip()))
+    return found
+
+
+def last(dockerfile: str, word: str) -> str:
+    """What the final stage says last with this word."""
+    return [step.rest for step in stages(dockerfile)[-1] if step.word == word][-1]
+
+
+def is_sent(path: str) -> bool:
+    """Whether .dockerignore lets a path of the repository into the build."""
+    sent = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!").removeprefix("**/")
+        parts = [path, *path.split("/")] if "**/" in line else [path.split("/")[0]]
+        if any(fnmatch.fnmatch(part, pattern) for part in parts):
+            sent = line.startswith("!")
+    return sent
+
+
+def copy(rest: str, into: Path) -> None:
+    """COPY sources into a folder, without what .dockerignore keeps out."""
+
+    def unsent(folder: str, names: list[str]) -> list[str]:
+        base = Path(folder).relative_to(ROOT)
+        return [name for name in names if not is_sent((base / name).as_posix())]
+
+    *sources, target = rest.split()
+    for source in sources:
+        assert is_sent(source), f"{source} is kept out by .dockerignore"
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, into / target, ignore=unsent)
+        else:
+            shutil.copy(ROOT / source, into / target)
+
+
+def build(dockerfile: str, folder: Path) -> Path:
+    """Take the steps of the build stage in a folder; answers the environment they made."""
+    source, venv = folder / "src", folder / "venv"
+    source.mkdir()
+    # This interpreter is the image's: an activated environment must not be.
+    path = f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}"
+    for step in stages(dockerfile)[0]:
+        if step.word == "COPY":
+            copy(step.rest, source)
+        elif step.word == "RUN" and "apt-get" not in step.rest:
+            done = subprocess.run(
+                ["sh", "-c", step.rest.replace(VENV, str(venv))],
+                cwd=source,
+                env=os.environ | {"PATH": path, "PYTHONPATH": ""},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{step.rest}\n{done.stdout}\n{done.stderr}"
+    return venv
+
+
+def image_environment(dockerfile: str, venv: Path) -> dict[str, str]:
+    """The final stage's ENV."""
+    settings = dict(setting.split("=", 1) for setting in shlex.split(last(dockerfile, "ENV")))
+    settings["PATH"] = f"{venv / 'bin'}:{os.environ['PATH']}"
+    return os.environ | settings
+
+
+@contextmanager
+def started(dockerfile: str, environment: dict[str, str], ready: str) -> Iterator[None]:
+    """The image's ENTRYPOINT, running and ready."""
+    command = json.loads(last(dockerfile, "ENTRYPOINT"))
+    command[0] = str(shutil.which(command[0], path=environment["PATH"]))
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if ready in line:
+                    break
+            else:
+                pytest.fail("".join(said))
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=START_S)
+
+
+def is_healthy(dockerfile: str, environment: dict[str, str]) -> bool:
+    """Run the image's HEALTHCHECK."""
+    command = json.loads(last(dockerfile, "HEALTHCHECK").partition(" CMD ")[2])
+    command[0] = str(shutil.which(command[0], path=environment["PATH"]))
+    done = subprocess.run(
+        command, env=environment, capture_output=True, timeout=START_S, check=False
+    )
+    return done.returncode == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_decision_service_s_image_builds_serves_and_knows_its_health(tmp_path: Path) -> None:
+    environment = image_environment(DECISION_SVC, build(DECISION_SVC, tmp_path)) | {
+        "CANARY_LISTEN": f"127.0.0.1:{free_port()}",
+        "CANARY_ADMIN_LISTEN": "127.0.0.1:0",
+        "CANARY_METRICS_LISTEN": "127.0.0.1:0",
+        "PYTHONPATH": "",
+    }
+    with started(DECISION_SVC, environment, '"ready"'):
+        assert is_healthy(DECISION_SVC, environment)
+    assert not is_healthy(DECISION_SVC, environment)
+
+
+def test_the_plugin_s_images_build_describe_the_plugin_and_serve_it(tmp_path: Path) -> None:
+    venv = build(KONG, tmp_path)
+    described = subprocess.run(
+        [venv / "bin/canary-plugin-server", "--dump"], capture_output=True, check=True
+    )
+    assert b'"canary-release"' in described.stdout
+
+    at = tmp_path / "plugin.sock"
+    environment = image_environment(PLUGIN_SERVER, venv) | {
+        "CANARY_PLUGIN_SOCKET": str(at),
+        "CANARY_PLUGIN_DECISION_SERVICE": "127.0.0.1:1",
+        "PYTHONPATH": "",
+    }
+    with started(PLUGIN_SERVER, environment, "ready"):
+        assert is_healthy(PLUGIN_SERVER, environment)
+        assert stat.S_IMODE(at.stat().st_mode) == 0o660
+    assert not is_healthy(PLUGIN_SERVER, environment)
+
+
+def test_kong_s_image_and_the_plugin_server_s_are_built_by_the_same_steps() -> None:
+    def common(dockerfile: str) -> list[Step]:
+        *steps, check = stages(dockerfile)[0][1:]
+        assert check.rest.startswith("/opt/canary/bin/canary-plugin-server --")
+        return [s for s in steps if s.word != "USER" and "apt-get" not in s.rest]
+
+    assert common(KONG) == common(PLUGIN_SERVER)
+
+
+@pytest.mark.parametrize("dockerfile", [DECISION_SVC, PLUGIN_SERVER, KONG])
+def test_no_image_runs_as_root(dockerfile: str) -> None:
+    assert last(dockerfile, "USER") in {"canary", "kong"}
+    assert last(dockerfile, "HEALTHCHECK")
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("pyproject.toml", True),
+        ("kong/kong.conf", True),
+        ("decision-svc/canary_engine/decide.py", True),
+        ("decision-svc/canary_engine/__pycache__/decide.cpython-312.pyc", False),
+        ("kong/Dockerfile", False),
+        (".venv/bin/python", False),
+        (".git/config", False),
+        ("tests/unit/test_packaging_images.py", False),
+    ],
+)
+def test_only_what_images_need_is_sent_to_the_engine(path: str, sent: bool) -> None:
+    assert is_sent(path) is sent
