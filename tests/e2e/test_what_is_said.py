@@ -79,5 +79,7 @@ async def test_a_client_with_a_user_id_gets_no_cookie(client: Client, admin: Adm
 @pytest.mark.parametrize("size", [0, 1, 100_000, 5_000_000])
 async def test_bodies_arrive_whole_at_the_canary(client: Client, size: int) -> None:
     sent = bytes(n % 251 for n in range(min(size, 251))) * max(1, size // 251)
-    status, body, _ = await client.ask("POST", "/api/v1/echo", {"x-canary-test": "true"}, data=io.BytesIO(sent))
+    status, body, _ = await client.ask(
+        "POST", "/api/v1/echo", {"x-canary-test": "true"}, data=io.BytesIO(sent)
+    )
     assert (status, body) == (200, sent)

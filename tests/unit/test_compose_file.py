@@ -36,8 +36,9 @@ def services() -> dict[str, dict[str, Any]]:
 
 def compose_command() -> list[str]:
     """docker-compose, or the compose of docker; neither needs an engine to read a file."""
-    if found := shutil.which("docker-compose"):
-        return [found]
+    for name in ("docker-compose", "/usr/libexec/docker/cli-plugins/docker-compose"):
+        if found := shutil.which(name):
+            return [found]
     if docker := shutil.which("docker"):
         asked = subprocess.run([docker, "compose", "version"], capture_output=True, check=False)
         if asked.returncode == 0:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_message
@@ -92,11 +91,12 @@ def difference(
     """Why a case fails: what was expected, what came, and what every stage says."""
     expected = case["decision"]
     changed = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
+    request = json.dumps(case["request"], ensure_ascii=False)
     return "\n".join(
         [
             f"golden case {case['name']!r} (tests/data/golden/{theme}.json)",
             *(f"  {n}: expected {expected.get(n)!r}, got {got.get(n)!r}" for n in changed),
-            f"  policy {case['policy']!r}, request {json.dumps(case['request'])}",
+            f"  policy {case['policy']!r}, request {request}",
             "  the stages say:",
             *(f"  {'->' if f.decided else '  '} {f.reason}: {f.finding}" for f in findings),
         ]
@@ -145,7 +145,7 @@ def test_a_failing_case_tells_what_was_expected_what_came_and_what_each_stage_sa
         "golden case 'bob gets stable' (tests/data/golden/whitelist.json)",
         "  variant: expected 'stable', got 'canary'",
         "  reason: expected 'default', got 'whitelist'",
-        "  policy 'people', request {\"headers\": {\"x-user-id\": \"ann\"}}",
+        '  policy \'people\', request {"headers": {"x-user-id": "ann"}}',
         "  the stages say:",
         "     no-release: release r1 is in-progress",
         "     rule: the policy has none",
@@ -153,7 +153,7 @@ def test_a_failing_case_tells_what_was_expected_what_came_and_what_each_stage_sa
         "  -> whitelist: user is listed",
         "     segment: the policy has none",
         "     flag: the policy has none",
-        "     percentage: bucket BUCKET is not below 0 % (0 of 100000)",
+        "     percentage: bucket 23743 is not below 0 % (0 of 100000)",
         "     default: nothing else matched",
     ]
 

@@ -1,0 +1,103 @@
+"""The engine's golden cases through a real service on a real store: the same decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from canary.admin.v1 import admin_pb2
+from canary.decision.v1 import decision_pb2
+from canary.policy.v1 import policy_pb2
+from canary_documents import to_message
+from decision_svc.profiles import profile_of
+from decision_svc.store.protocol import ChangeRecord, MemberEdit
+from decision_svc.store.redis import RedisStore
+from redis.asyncio import Redis
+from support.calls import Calls, ready_service
+from support.redis_server import RedisServer
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+LOADED = {path.stem: json.loads(path.read_text("utf-8")) for path in GOLDEN.glob("*.json")}
+THEMES = sorted(theme for theme, golden in LOADED.items() if "cases" in golden)
+
+
+def cases(theme: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A service key for each case, and the case. An unreachable store is tested elsewhere."""
+    for number, case in enumerate(LOADED[theme]["cases"]):
+        if case.get("person", {}).get("is_known", True):
+            yield f"{theme}-{number}", case
+
+
+async def save(store: RedisStore, service_key: str, golden: Any, case: Any) -> None:
+    document = golden["policies"][case["policy"]] | {"service_key": service_key, "revision": 1}
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    record = ChangeRecord(revision=1, actor="ada", at=at, reason="test", summary="all of it")
+    listed_in = case.get("person", {}).get("listed_in", [])
+    user = user_of(golden, case)
+    members = [MemberEdit(segment=segment, add=[user]) for segment in listed_in]
+    await store.save(service_key, document, record, members)
+
+
+def user_of(golden: Any, case: Any) -> str:
+    identity = golden["policies"][case["policy"]].get("identity", {})
+    header = identity.get("user_id_header", "x-user-id").lower()
+    user: str = case["request"].get("headers", {}).get(header, "")
+    return user
+
+
+async def know(store: RedisStore, case: Mapping[str, Any], user: str) -> None:
+    if user:
+        profile = case.get("person", {}).get("profile", {})
+        await store.put_profile(user, profile_of({"user": "any", **profile})[1])
+
+
+def expected_of(case: Mapping[str, Any]) -> policy_pb2.Decision:
+    decision = {**case["decision"], "policy_revision": 1}
+    return to_message(decision, policy_pb2.Decision)
+
+
+def is_timeless(policy: Mapping[str, Any]) -> bool:
+    """Whether the policy says the same today as at the moment of the golden cases."""
+    return not any("registered" in s.get("criteria", {}) for s in policy.get("segments", []))
+
+
+async def explained(service: Calls, request: Any, now: str) -> policy_pb2.Decision:
+    asked = admin_pb2.ExplainRequest(request=request)
+    asked.at.FromJsonString(now)
+    answer: admin_pb2.ExplainResponse = await service.admin.Explain(asked)
+    reasons = [stage.reason for stage in answer.stages]
+    assert reasons == list(range(1, 9)), "every stage once, in order"
+    assert [s.reason for s in answer.stages if s.decided] == [answer.decision.reason]
+    return answer.decision
+
+
+@pytest.mark.parametrize("theme", THEMES)
+async def test_decide_and_explain_answer_the_golden_cases(
+    theme: str, redis_server: RedisServer
+) -> None:
+    golden = LOADED[theme]
+    async with Redis.from_url(redis_server.url) as client:
+        await client.flushall()
+    store = RedisStore.connect(redis_server.url, timeout_s=10)
+    for service_key, case in cases(theme):
+        await save(store, service_key, golden, case)
+    # Nothing is remembered of a user from one case to the next, and no answer is too late.
+    never = {"person_max_age_s": 0, "person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
+    wrong = {}
+    async with ready_service(redis_url=redis_server.url, **never) as service:
+        for service_key, case in cases(theme):
+            request = to_message(
+                {"service_key": service_key, **case["request"]}, decision_pb2.DecideRequest
+            )
+            await know(store, case, user_of(golden, case))
+            found = [await explained(service, request, golden["now"])]
+            if is_timeless(golden["policies"][case["policy"]]):
+                found.append((await service.decision.Decide(request)).decision)
+            if any(decision != expected_of(case) for decision in found):
+                wrong[case["name"]] = found
+    await store.aclose()
+    assert wrong == {}

@@ -1,0 +1,176 @@
+"""What the plugin's integration tests share: the plugin server, a spy in front of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+from canary.admin.v1 import admin_pb2, admin_pb2_grpc
+from canary.decision.v1 import decision_pb2 as pb
+from canary.decision.v1 import decision_pb2_grpc
+from canary.policy.v1 import policy_pb2
+from canary_documents import to_message
+from canary_plugin.app import Settings, running
+from canary_plugin.troubles import Troubles
+from decision_svc.app import Running
+from support.kong_side import SERVICE, Kong
+from support.service import running_service
+
+WITHIN_S = 20.0
+KEY = str(SERVICE["name"])
+DATA = Path(__file__).parents[1] / "data"
+SEED: dict[str, Any] = yaml.safe_load((DATA / "seed-plugin.yml").read_text())["plugins"][0][
+    "config"
+]
+# Wide enough for a slow machine where the deadline is not what is tested.
+PATIENT = {"deadline_ms": 10_000}
+# Nothing listens there, and connecting fails at once.
+NOWHERE = "unix:/nonexistent/decision-service"
+
+Forward = Callable[[pb.DecideRequest], Awaitable[pb.DecideResponse]]
+Decide = Callable[[pb.DecideRequest, Forward], Awaitable[pb.DecideResponse]]
+
+
+async def until(is_true: Callable[[], Any], what: str = "") -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(WITHIN_S):
+        while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def plugin(
+    *addresses: str, spread: int = 1, **settings: Any
+) -> AsyncIterator[tuple[Kong, Troubles]]:
+    """The real plugin server, and a Kong in front of it."""
+    with tempfile.TemporaryDirectory(prefix="kong-") as directory:
+        path = f"{directory}/plugin.sock"
+        chosen = Settings(socket=path, decision_service=addresses, gateway="test", **settings)
+        async with running(chosen) as troubles, Kong(path, spread=spread) as kong:
+            yield kong, troubles
+
+
+class Spy(decision_pb2_grpc.DecisionServiceServicer):
+    """Stands in front of the service, sees what leaves the gateway, and can misbehave."""
+
+    def __init__(self, real: str) -> None:
+        self._channel = grpc.aio.insecure_channel(real)
+        self._stub = decision_pb2_grpc.DecisionServiceStub(self._channel)
+        self.asked: list[pb.DecideRequest] = []
+        self.watched: list[pb.WatchPoliciesRequest] = []
+        self.told: list[pb.WatchPoliciesResponse] = []
+        self.decide: Decide = lambda request, forward: forward(request)
+        self.is_mute = False
+        self._calls: set[Any] = set()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:  # noqa: N802
+        self.asked.append(request)
+        return await self.decide(request, self._forward)
+
+    async def _forward(self, request: pb.DecideRequest) -> pb.DecideResponse:
+        response: pb.DecideResponse = await self._stub.Decide(request, timeout=WITHIN_S)
+        return response
+
+    async def WatchPolicies(self, request: pb.WatchPoliciesRequest, context: Any) -> Any:  # noqa: N802
+        self.watched.append(request)
+        call = self._stub.WatchPolicies(request)
+        self._calls.add(call)
+        try:
+            async for message in call:
+                if not self.is_mute:
+                    self.told.append(message)
+                    yield message
+        finally:
+            self._calls.discard(call)
+            call.cancel()
+
+    def cut_streams(self) -> None:
+        """Break the policy streams that are open."""
+        for call in self._calls:
+            call.cancel()
+
+    async def heard(self, service_key: str = KEY) -> None:
+        """Wait until the plugin was told of a service key's policy, and has taken it over."""
+        await until(lambda: any(m.service_key == service_key for m in self.told), "a policy")
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def spying(real: str) -> AsyncIterator[tuple[Spy, str]]:
+    """A spy and its address."""
+    spy = Spy(real)
+    server = grpc.aio.server()
+    decision_pb2_grpc.add_DecisionServiceServicer_to_server(spy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield spy, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+        await spy.close()
+
+
+class Admin:
+    """An operator: changes the policy of one service key."""
+
+    def __init__(self, address: str, service_key: str = KEY) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        self._stub = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self._change = {"service_key": service_key, "actor": "kim", "reason": "a test"}
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def do(self, method: str, **fields: Any) -> None:
+        """One admin call; the fields as a document."""
+        message = to_message(
+            {"change": self._change, **fields}, getattr(admin_pb2, f"{method}Request")
+        )
+        await getattr(self._stub, method)(message, timeout=WITHIN_S)
+
+    async def baselines(self) -> list[policy_pb2.Policy]:
+        """The baselines of the gateways in contact."""
+        request = admin_pb2.ListBaselinesRequest()
+        response = await self._stub.ListBaselines(request, timeout=WITHIN_S)
+        return [b.baseline.policy for b in response.baselines]
+
+    async def release(self, percentage: float, **version: Any) -> None:
+        """Register v1 as stable and v2 as canary, and release v2."""
+        stable = {"version": "v1", "status": "stable"}
+        canary = {"version": "v2", "backend": {"upstream": "v2-upstream"}} | version
+        await self.do("RegisterVersion", version=stable)
+        await self.do("RegisterVersion", version=canary)
+        await self.do("StartRelease", version="v2", percentage=percentage, salt="salt")
+
+
+@asynccontextmanager
+async def administering(service: Running) -> AsyncIterator[Admin]:
+    """An operator at a service."""
+    admin = Admin(service.admin_address)
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
+async def stage(
+    *, spread: int = 1, **settings: Any
+) -> AsyncIterator[tuple[Kong, Spy, Admin, Troubles]]:
+    """Kong, plugin server, spy, real decision service."""
+    async with (
+        running_service() as service,
+        spying(service.decision_address) as (spy, address),
+        administering(service) as admin,
+        plugin(address, spread=spread, **settings) as (kong, troubles),
+    ):
+        yield kong, spy, admin, troubles
