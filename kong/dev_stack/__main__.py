@@ -56,6 +56,7 @@ def run(run_dir: Path, gateway: str, **listen: Any) -> None:
         client = steer.admin(stack.admin_address)
         if steer.is_empty(client):
             steer.register_versions(client)
+            steer.set_rules(client)
             steer.start_release(client, 5)
         click.echo(
             RUNNING.format(

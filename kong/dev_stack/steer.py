@@ -33,6 +33,22 @@ def register_versions(client: admin_pb2_grpc.AdminServiceStub) -> None:
         )
 
 
+def set_rules(client: admin_pb2_grpc.AdminServiceStub) -> None:
+    """Testers get the canary, enterprise users never first."""
+    header, cookie = policy_pb.SOURCE_HEADER, policy_pb.SOURCE_COOKIE
+    canary, stable = policy_pb.VARIANT_CANARY, policy_pb.VARIANT_STABLE
+    rules = [
+        policy_pb.Rule(name=name, source=source, key=key, exact=exact, variant=variant)
+        for name, source, key, exact, variant in (
+            ("testers", header, "x-canary-test", "true", canary),
+            ("opted-in", cookie, "yyc3_canary", "enabled", canary),
+            ("enterprise", header, "x-user-tier", "enterprise", stable),
+        )
+    ]
+    request = pb.SetRulesRequest(change=change("sample set-up"), rules=rules)
+    client.SetRules(request, timeout=DEADLINE_S)
+
+
 def start_release(client: admin_pb2_grpc.AdminServiceStub, percentage: float) -> None:
     """Start releasing the sample's canary version."""
     client.StartRelease(

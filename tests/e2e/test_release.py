@@ -9,7 +9,7 @@ import time
 from dev_stack.processes import wait_until
 from dev_stack.stack import CANARY, STABLE, Stack
 from support.admin import Admin
-from support.stack import Client, share
+from support.stack import Client, share, until_release_rules
 
 TESTER = {"name": "testers", "source": "header", "key": "x-tester", "exact": "yes"}
 
@@ -129,5 +129,6 @@ async def test_a_release_at_half_gives_half_the_users_the_canary(
     client: Client, admin: Admin
 ) -> None:
     admin.release(50)
+    await until_release_rules(client)
     found = await client.versions(f"half-{number}" for number in range(600))
     assert 0.4 < share(found) < 0.6

@@ -106,9 +106,7 @@ class Calls:
     ) -> Any:
         """An open policy stream."""
         return self.decision.WatchPolicies(
-            pb.WatchPoliciesRequest(
-                service_keys=service_keys, gateway=gateway, baselines=baselines
-            )
+            pb.WatchPoliciesRequest(service_keys=service_keys, gateway=gateway, baselines=baselines)
         )
 
     async def is_serving(self, name: str = "canary.store") -> bool:

@@ -143,3 +143,10 @@ async def client_of(stack: Stack) -> AsyncIterator[Client]:
 def share(found: Mapping[str, str]) -> float:
     """The share of users who got the canary."""
     return sum(version == CANARY for version in found.values()) / len(found)
+
+
+async def until_release_rules(client: Client) -> None:
+    """Wait until a release without rules has reached the gateway: the baseline's rule is off."""
+    async with asyncio.timeout(10):
+        while await client.version({"x-canary-test": "true"}) == CANARY:
+            pass

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -27,6 +27,7 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_MAX_SHOWN = 128
 _HALF = re.compile("[\ud800-\udfff]")
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
@@ -56,7 +57,8 @@ def to_message(document: Mapping[str, Any], cls: type[M]) -> M:
 
 def unknown_fields(message: Message, path: str = "") -> Iterator[str]:
     """Paths and numbers of fields in ``message`` that its proto does not know."""
-    for unknown in UnknownFieldSet(message):  # type: ignore[no-untyped-call]
+    unknowns = cast(Iterable[Any], UnknownFieldSet(message))
+    for unknown in unknowns:
         yield f"{path or 'message'}: unknown field number {unknown.field_number}"
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
@@ -106,13 +108,14 @@ def _fill(message: Message, document: Any, path: str, complaints: list[str]) -> 
     if not isinstance(document, Mapping):
         complaints.append(f"{path or 'document'}: give a mapping, not {_kind(document)}")
         return
-    descriptor: Descriptor = message.DESCRIPTOR
+    known = cast(Mapping[str, FieldDescriptor], message.DESCRIPTOR.fields_by_name)
     for name, value in document.items():
-        where = f"{path}.{name}" if path else str(name)
-        field = descriptor.fields_by_name.get(name) if isinstance(name, str) else None
+        shown = str(name)[:_MAX_SHOWN]
+        where = f"{path}.{shown}" if path else shown
+        field = known.get(name) if isinstance(name, str) else None
         if field is None:
-            known = difflib.get_close_matches(str(name), descriptor.fields_by_name, n=1)
-            hint = f"; did you mean {known[0]}?" if known else ""
+            near = difflib.get_close_matches(shown, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             complaints.append(f"{where}: unknown field{hint}")
         elif value is not None:
             _set(message, field, value, where, complaints)
