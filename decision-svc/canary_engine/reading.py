@@ -186,9 +186,10 @@ class Node:
         """Complain about every field that nothing has read."""
         for name in self.value:
             if name not in self.seen:
-                near = difflib.get_close_matches(str(name), self.seen, n=1)
+                shown = str(name)[:MAX_NAME]
+                near = difflib.get_close_matches(shown, self.seen, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                self.complain(str(name)[:MAX_NAME], f"unknown field{hint}")
+                self.complain(shown, f"unknown field{hint}")
 
     def _list(self, name: str) -> list[Any] | tuple[Any, ...]:
         value = self.get(name)

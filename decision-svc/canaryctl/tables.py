@@ -262,7 +262,7 @@ def history(changes: Iterable[admin_pb2.ChangeRecord]) -> str:
     return section("history", headings, rows)
 
 
-def profile(found: admin_pb2.Profile) -> str:
+def profile(found: policy_pb2.Profile) -> str:
     """What is known of a user."""
     rows = (
         ("user", found.user),

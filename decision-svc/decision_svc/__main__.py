@@ -13,6 +13,7 @@ import structlog
 import uvloop
 
 from decision_svc.app import running
+from decision_svc.errors import BadSettings
 from decision_svc.settings import Settings
 
 DEFAULTS = Settings()
@@ -69,7 +70,10 @@ def main(**options: Any) -> None:
     """Decide where requests go: stable or canary."""
     settings = Settings(**options)
     _configure_logging(settings.log_level)
-    uvloop.run(_serve(settings))
+    try:
+        uvloop.run(_serve(settings))
+    except BadSettings as error:
+        raise click.UsageError(str(error)) from error
 
 
 async def _serve(settings: Settings) -> None:
@@ -93,19 +97,31 @@ async def _serve(settings: Settings) -> None:
 
 
 def _configure_logging(level: str) -> None:
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    lines: list[Any] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
+        processors=before + lines,
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # What libraries have to say comes out as the same lines.
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *lines],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from prometheus_client import start_http_server
 from decision_svc.baselines import Baselines
 from decision_svc.decider import Decider
 from decision_svc.editor import Editor
+from decision_svc.errors import BadSettings
 from decision_svc.follower import Follower
 from decision_svc.metrics import Metrics
 from decision_svc.people import People
@@ -31,6 +32,7 @@ from decision_svc.rpc.errors import RefusalInterceptor
 from decision_svc.settings import Settings
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.memory import MemoryStore
+from decision_svc.store.protocol import StoreError
 from decision_svc.store.redis import RedisStore
 
 log = structlog.get_logger()
@@ -67,9 +69,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     async with AsyncExitStack() as stack:
         store: MemoryStore | RedisStore = MemoryStore()
         if settings.redis_url:
-            store = RedisStore.connect(
-                settings.redis_url, timeout_s=settings.store_deadline_ms / 1_000
-            )
+            store = _redis(settings)
             stack.push_async_callback(store.aclose)
         metrics, snapshot, baselines = Metrics(), Snapshot(), Baselines()
         people = People(
@@ -102,11 +102,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         await _tell_health(healths, False, False)
 
         addresses = Running(
-            decision_address=_bind(decisions, settings.listen),
-            admin_address=_bind(admin, settings.admin_listen),
+            decision_address=_bind(decisions, "--listen", settings.listen),
+            admin_address=_bind(admin, "--admin-listen", settings.admin_listen),
             metrics_address=_serve_metrics(settings.metrics_listen, metrics, stack),
         )
         following = asyncio.create_task(follower.run())
+        following.add_done_callback(_tell_failure)
         stack.push_async_callback(_cancelled, following)
         for server in (decisions, admin):
             await server.start()
@@ -123,17 +124,44 @@ def _server(options: list[tuple[str, int]], healths: Any, name: str) -> grpc.aio
     return server
 
 
-def _bind(server: grpc.aio.Server, address: str) -> str:
+def _redis(settings: Settings) -> RedisStore:
+    try:
+        return RedisStore.connect(settings.redis_url, timeout_s=settings.store_deadline_ms / 1_000)
+    except StoreError as error:
+        raise BadSettings(f"--redis-url: {error}") from None
+
+
+def _bind(server: grpc.aio.Server, option: str, address: str) -> str:
     """Bind and answer the address with the port that was given for port 0."""
-    port = server.add_insecure_port(address)
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    is_path = address.startswith("unix:")
+    host = "" if is_path else _host_and_port(option, address)[0]
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise _cannot_listen(option, address) from error
+    return address if is_path else f"{host}:{port}"
+
+
+def _host_and_port(option: str, address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    # gRPC takes 99999 and listens on another port.
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise BadSettings(f"{option}: {address!r} is no address; write host:port")
+    return host, int(port)
+
+
+def _cannot_listen(option: str, address: str) -> BadSettings:
+    return BadSettings(f"{option}: cannot listen on {address}: it is in use or not of this machine")
 
 
 def _serve_metrics(address: str, metrics: Metrics, stack: AsyncExitStack) -> str:
     if not address:
         return ""
-    host, _, port = address.rpartition(":")
-    server, thread = start_http_server(int(port), host, metrics.registry)
+    host, port = _host_and_port("--metrics-listen", address)
+    try:
+        server, thread = start_http_server(port, host.strip("[]"), metrics.registry)
+    except OSError as error:
+        raise _cannot_listen("--metrics-listen", address) from error
     stack.callback(server.server_close)
     stack.callback(thread.join)
     stack.callback(server.shutdown)
@@ -148,6 +176,11 @@ async def _tell_health(healths: Any, store_up: bool, loaded: bool) -> None:
     await healths.set(DECISION, ready)
     await healths.set(ADMIN, serving if store_up else not_serving)
     await healths.set(STORE, serving if store_up else not_serving)
+
+
+def _tell_failure(following: asyncio.Task[None]) -> None:
+    if not following.cancelled() and (error := following.exception()):
+        log.critical("the store is no longer followed", exc_info=error)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from canary_engine import parse
 from canary_engine.errors import RefusedMove
 
 from decision_svc.errors import AlreadyExists, BadRequest, NotFound
@@ -20,8 +21,8 @@ Document = dict[str, Any]
 Edit = Callable[[Document], Document]
 
 MAX_MEMBERS = 10_000
-# What makes a version this build and no other; the rest is its life.
-_BUILD = ("build_number", "git_commit", "build_date", "backend")
+# What befalls a version after its registration; the rest makes it this build and no other.
+_LIFE = {"status": None, "release_date": None, "rollback_date": None}
 
 
 def register_version(version: Mapping[str, Any]) -> Edit:
@@ -31,7 +32,7 @@ def register_version(version: Mapping[str, Any]) -> Edit:
         versions = policy.setdefault("versions", [])
         old = _find(versions, "version", version.get("version"))
         if old is not None:
-            if any(old.get(field) != version.get(field) for field in _BUILD):
+            if _build(old) != _build(version):
                 raise AlreadyExists(
                     f"version {version.get('version')!r} is registered with another build: "
                     "remove it first, or give the new build another name"
@@ -191,6 +192,12 @@ def in_turn(*edits: Edit) -> Edit:
 def member_edit(segment: str, **what: Any) -> tuple[MemberEdit, ...]:
     """The member edit that goes with a change."""
     return (MemberEdit(segment=segment, **what),)
+
+
+def _build(version: Mapping[str, Any]) -> Document:
+    """What makes it this build, however its times and empty fields are written."""
+    policy = parse.policy({"service_key": "any", "versions": [{**version, **_LIFE}]})
+    return parse.document(policy.versions[0])
 
 
 def _find(items: list[Document], field: str, name: Any) -> Document | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from canary_engine import decide as engine
 from canary_engine.decide import CompiledPolicy, Finding
-from canary_engine.model import NOBODY, Decision, PersonNeeded, Policy, Reads, Request
+from canary_engine.model import NOBODY, Decision, Person, PersonNeeded, Policy, Reads, Request
 
 from decision_svc.baselines import Baselines
 from decision_svc.errors import BadRequest, NotFound
@@ -82,6 +82,14 @@ class Decider:
         decision = engine.decide(waiting.compiled, waiting.request, person, self._clock())
         assert isinstance(decision, Decision)
         return decision
+
+    async def person(self, service_key: str, user: str) -> Person:
+        """What is known of a user for the stored policy; NOBODY where there is no policy."""
+        policy = self._snapshot.get(service_key)
+        if policy is None or not user:
+            return NOBODY
+        copy = self._people.copy(policy, user)
+        return copy if copy is not None else await self._people.read(policy, user)
 
     async def explain(
         self, question: Question, at: datetime | None

@@ -12,6 +12,7 @@ from canary_engine.errors import InvalidPolicy
 from canary_engine.model import Policy, Strategy
 
 from decision_svc.changes import Document, Edit
+from decision_svc.documents import stored_policy
 from decision_svc.errors import BadRequest
 from decision_svc.metrics import Metrics
 from decision_svc.snapshot import Snapshot
@@ -21,7 +22,6 @@ from decision_svc.store.protocol import (
     LostRace,
     MemberEdit,
     PolicyStore,
-    StoreError,
     StoreUnavailable,
 )
 
@@ -138,10 +138,7 @@ class Editor:
         stored = await self._store.load(service_key)
         if stored is None:
             return parse.policy({"service_key": service_key})
-        try:
-            return parse.policy(stored)
-        except InvalidPolicy as error:
-            raise StoreError(f"the stored policy of {service_key} is invalid: {error}") from error
+        return stored_policy(service_key, stored)
 
     async def _write(
         self,

@@ -6,7 +6,8 @@
     ├── NotFound           what was named does not exist
     ├── AlreadyExists      the name is taken
     ├── BadRequest         the call itself lacks something; carries every complaint
-    └── NotReady           no policy was read from the store yet
+    ├── NotReady           no policy was read from the store yet
+    └── BadSettings        the service cannot start with these settings
 """
 
 from __future__ import annotations
@@ -32,3 +33,7 @@ class BadRequest(CanaryError):  # noqa: N818 - it says what is the matter
 
 class NotReady(CanaryError):  # noqa: N818 - it says what is the matter
     """No policy was read from the store yet, so no decision can be made."""
+
+
+class BadSettings(CanaryError):  # noqa: N818 - it says what is the matter
+    """The service cannot start with these settings; the message names the option."""

@@ -10,15 +10,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import structlog
-from canary_engine import parse
-from canary_engine.errors import InvalidPolicy
-from canary_engine.model import Policy
 
+from decision_svc.documents import stored_policy
 from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.protocol import (
-    Document,
     PeopleStore,
     PolicyStore,
     StoreError,
@@ -102,10 +99,10 @@ class Follower:
             document = await self._policies.load(service_key)
             if document is None:
                 return
-            policy = _policy(service_key, document)
+            policy = stored_policy(service_key, document)
         except StoreUnavailable:
             raise
-        except (InvalidPolicy, StoreError) as error:
+        except StoreError as error:
             self._refuse(service_key, str(error))
             return
         self._refused.pop(service_key, None)
@@ -115,6 +112,7 @@ class Follower:
             log.warning("store was set back", service_key=service_key, revision=policy.revision)
             self._snapshot.replace(policy)
             self._people.outdate_all()
+            self._snapshot.profile_changed()
         self._metrics.revision.labels(service_key).set(self._snapshot.revision(service_key))
 
     def _refuse(self, service_key: str, why: str) -> None:
@@ -141,6 +139,7 @@ class Follower:
                     self._people.outdate(user)
                 else:
                     self._people.outdate_all()
+                self._snapshot.profile_changed(user)
 
     async def _again(self, follow: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -163,10 +162,3 @@ class Follower:
             log.info("store reached", services=len(self._snapshot.policies()))
         else:
             log.error("store lost, going on from memory", error=str(error))
-
-
-def _policy(service_key: str, document: Document) -> Policy:
-    policy = parse.policy(document)
-    if policy.service_key != service_key:
-        raise InvalidPolicy([f"service_key: {policy.service_key!r} is stored as {service_key!r}"])
-    return policy

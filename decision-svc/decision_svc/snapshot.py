@@ -14,6 +14,7 @@ from canary_engine.model import Policy
 from decision_svc.errors import NotReady
 
 MAX_COMPILED = 4_096
+MAX_OUTDATED = 1_000
 
 
 class Snapshot:
@@ -90,13 +91,19 @@ class Snapshot:
 
     @contextmanager
     def watching(self, service_keys: Iterable[str]) -> Iterator[Watcher]:
-        """A watcher of these service keys, which starts with all of them changed."""
-        watcher = Watcher(frozenset(service_keys))
+        """A watcher of these service keys (none: of all), which starts with them changed."""
+        wanted = frozenset(service_keys)
+        watcher = Watcher(wanted, sorted(wanted or self._policies))
         self._watchers.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+
+    def profile_changed(self, user: str = "") -> None:
+        """Tell the watchers that a user's profile changed; "" means that any may have."""
+        for watcher in self._watchers:
+            watcher.tell_profile(user)
 
     def _changed(self, service_key: str) -> None:
         for key in [key for key in self._compiled if key[0] == service_key]:
@@ -106,29 +113,41 @@ class Snapshot:
 
 
 class Watcher:
-    """Service keys whose policy changed since they were last asked for.
+    """Service keys whose policy changed, and users whose profile did, since last asked for.
 
-    Keys, not policies: a slow watcher skips to the newest revision and holds no memory.
+    Names, not values: a slow watcher skips to the newest revision and holds little memory.
     """
 
-    def __init__(self, service_keys: frozenset[str]) -> None:
+    def __init__(self, service_keys: frozenset[str], changed: Iterable[str]) -> None:
         self._wanted = service_keys
-        self._changed: dict[str, None] = dict.fromkeys(sorted(service_keys))
+        self._changed: dict[str, None] = dict.fromkeys(changed)
+        self._outdated: set[str] = set()
         self._wake = asyncio.Event()
         self._wake.set()
 
     def tell(self, service_key: str) -> None:
         """A policy has changed."""
-        if service_key in self._wanted:
+        if not self._wanted or service_key in self._wanted:
             self._changed[service_key] = None
             self._wake.set()
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    def tell_profile(self, user: str) -> None:
+        """A profile has changed; "" means that any may have."""
+        # Beyond a bound it is cheaper for everybody to forget all.
+        self._outdated.add(user if len(self._outdated) < MAX_OUTDATED else "")
+        self._wake.set()
+
+    async def __aiter__(self) -> AsyncIterator[str | frozenset[str]]:
+        """A service key at a time, or the users whose profiles changed ("" among them: all)."""
         while True:
             await self._wake.wait()
             # What changes while a slow client takes one is told once, when its turn comes.
-            while self._changed:
-                service_key = next(iter(self._changed))
-                del self._changed[service_key]
-                yield service_key
+            while self._changed or self._outdated:
+                if self._outdated:
+                    outdated, self._outdated = frozenset(self._outdated), set()
+                    yield outdated
+                if self._changed:
+                    service_key = next(iter(self._changed))
+                    del self._changed[service_key]
+                    yield service_key
             self._wake.clear()

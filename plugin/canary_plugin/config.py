@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ BASELINE_ID = "baseline"
 CANARY = "canary"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Baseline:
     """A declared policy and its content hash."""
 
@@ -50,13 +51,12 @@ class Config:
 
 def read(raw: Mapping[str, Any]) -> Config:
     """The config that Kong's schema has let through; what it could not judge is judged here."""
-    # Kong hands fields that are not set as null or leaves them out.
-    node = Node({k: v for k, v in raw.items() if v is not None}, "", [])
-    deadline_ms = node.get("deadline_ms") or 20
+    # Kong hands fields that are not set as null or leaves them out; Lua's empty list may be {}.
+    node = Node({k: v for k, v in raw.items() if v is not None and v != {}}, "", [])
     config = Config(
         service_key=node.text("service_key", 128),
         is_scoped=_is_scoped(node.text("__key__")),
-        deadline_s=deadline_ms / 1_000,
+        deadline_s=(_number(node, "deadline_ms") or 20) / 1_000,
         flags=node.texts("flags", 128),
         cookie=node.token("cookie") or "canary_id",
         cookie_attributes=_cookie_attributes(node),
@@ -78,8 +78,16 @@ def _is_scoped(key: str) -> bool:
     return len(parts) > 3 and bool(parts[2] or parts[3])
 
 
+def _number(node: Node, name: str) -> float | None:
+    value = node.get(name)
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    node.complain(name, f"give a number, not {value!r}")
+    return None
+
+
 def _cookie_attributes(node: Node) -> str:
-    max_age_s = node.get("cookie_max_age_s")
+    max_age_s = _number(node, "cookie_max_age_s")
     attributes = f"; Path=/; Max-Age={31_536_000 if max_age_s is None else int(max_age_s)}"
     return (
         attributes + "; HttpOnly; SameSite=Lax" + ("; Secure" if node.yes("cookie_secure") else "")
@@ -172,7 +180,8 @@ def _baseline_complaints(config: Config) -> list[str]:
     try:
         config.baseline(config.service_key or "any")
     except InvalidPolicy as error:
-        return [_in_config_words(complaint) for complaint in error.complaints]
+        rules = config.declared.get("rules", [])
+        return [_in_config_words(complaint, rules) for complaint in error.complaints]
     return []
 
 
@@ -187,11 +196,21 @@ _WORDS = {
     "identity.user_id_header": "user_id_header",
     "versions[0].backend.upstream": "canary_upstream",
     "versions[0].backend.host_header": "upstream_host_header",
-    "rules": "whitelisted_headers and whitelisted_cookies, rule ",
 }
 
 
-def _in_config_words(complaint: str) -> str:
+_RULE = re.compile(r"rules\[(\d+)\](\.key|\.exact)?")
+_RULE_WORDS = {".key": ".name", ".exact": ".value"}
+
+
+def _in_config_words(complaint: str, rules: Sequence[Mapping[str, Any]]) -> str:
+    found = _RULE.match(complaint)
+    if found:
+        index = int(found[1])
+        source = rules[index]["source"]
+        first = next(i for i, rule in enumerate(rules) if rule["source"] == source)
+        field = _RULE_WORDS.get(found[2], "")
+        return f"whitelisted_{source}s[{index - first}]{field}{complaint[found.end() :]}"
     for ours, theirs in _WORDS.items():
         if complaint.startswith(ours):
             return theirs + complaint.removeprefix(ours)

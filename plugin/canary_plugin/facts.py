@@ -11,6 +11,8 @@ from canary_plugin.config import Config
 from canary_plugin.gateway import Gateway
 
 MAX_VALUE = 4_096
+# Whatever the service asks for.
+NEVER_SENT = ("authorization", "proxy-authorization", "cookie")
 
 
 def gather(
@@ -24,7 +26,7 @@ def gather(
     chosen = {
         name: headers[name][:MAX_VALUE]
         for name in reads.headers
-        if name in headers and name not in ("authorization", "cookie")
+        if name in headers and name not in NEVER_SENT
     }
     if config.user_id_hash_key and config.user_id_header in chosen:
         chosen[config.user_id_header] = hashed(

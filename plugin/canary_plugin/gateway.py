@@ -92,10 +92,15 @@ class Gateway:
         """
         return self._kong.service.set_upstream(name) is True
 
-    def set_target(self, host: str, port: int) -> None:
-        """Send the request to a host and port, past Kong's balancer and its retries."""
-        if host and 0 < port < 65_536:
-            self._kong.service.set_target(host, port)
+    def set_target(self, host: str, port: int) -> bool:
+        """Send the request to a host and port, past Kong's balancer and its retries.
+
+        False if they are none.
+        """
+        if not host or not 0 < port < 65_536:
+            return False
+        self._kong.service.set_target(host, port)
+        return True
 
     def set_request_headers(self, headers: Mapping[str, str]) -> None:
         """Set headers of the request to the upstream; one call for all."""

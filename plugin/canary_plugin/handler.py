@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from canary_engine.model import Decision, Variant
@@ -94,6 +95,7 @@ class Handler:
         baseline: Baseline | None,
         drawn: str,
     ) -> Decision:
+        ends = monotonic() + self._config.deadline_s
         answer: Decision | Projection = self._decider.projection(service_key, baseline)
         for _ in range(MAX_QUESTIONS):
             assert isinstance(answer, Projection)
@@ -103,7 +105,7 @@ class Handler:
                 request=facts,
                 baseline=baseline,
                 digest=answer.digest,
-                deadline_s=self._config.deadline_s,
+                deadline_s=max(ends - monotonic(), 0.0),
             )
             answer = self._wait(self._decider.decide(question))
             if isinstance(answer, Decision):
@@ -134,8 +136,7 @@ class Handler:
         if backend is None:
             return False
         if backend.host:
-            gateway.set_target(backend.host, backend.port)
-            return True
+            return gateway.set_target(backend.host, backend.port)
         if not backend.upstream:
             return bool(backend.host_header)
         if not service.has_ip_host and gateway.set_upstream(backend.upstream):
@@ -143,8 +144,7 @@ class Handler:
         if decision.release_id != BASELINE_ID:
             return False
         # A baseline's upstream may be a plain host, on the service's port.
-        gateway.set_target(backend.upstream, service.port)
-        return True
+        return gateway.set_target(backend.upstream, service.port)
 
 
 def _request_headers(decision: Decision, host: str, is_labelled: bool) -> dict[str, str]:

@@ -52,7 +52,7 @@ async def test_facts_chosen_by_reads_no_longer_in_force_are_asked_for_again(shop
     assert answer.resend.reads.headers == ["x-canary-test", "x-user-id"]
     assert answer.resend.reads.cookies == ["canary_id"]
     assert answer.resend.reads.consumer
-    assert not (answer.resend.reads.client_ip or answer.resend.reads.path)
+    assert (answer.resend.reads.client_ip, answer.resend.reads.path) == (False, False)
     assert not answer.resend.baseline
     digest = answer.resend.reads.digest
     assert (await shop.decide(reads_digest=digest, **facts_of("u1"))).version == CANARY

@@ -56,25 +56,53 @@ async def plugin(
             yield kong, troubles
 
 
+class Refusal(Exception):  # noqa: N818 - an answer that the spy gives
+    """What the spy answers instead of a decision."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        self.code, self.text = code, text
+        super().__init__(text)
+
+
 class Spy(decision_pb2_grpc.DecisionServiceServicer):
     """Stands in front of the service, sees what leaves the gateway, and can misbehave."""
 
     def __init__(self, real: str) -> None:
-        self._channel = grpc.aio.insecure_channel(real)
+        options = [("grpc.max_receive_message_length", 64 << 20)]
+        self._channel = grpc.aio.insecure_channel(real, options=options)
+        self._server: Any = None
+        self.address = "127.0.0.1:0"
         self._stub = decision_pb2_grpc.DecisionServiceStub(self._channel)
         self.asked: list[pb.DecideRequest] = []
         self.watched: list[pb.WatchPoliciesRequest] = []
         self.told: list[pb.WatchPoliciesResponse] = []
         self.decide: Decide = lambda request, forward: forward(request)
+        self.tell: Callable[[pb.WatchPoliciesResponse], pb.WatchPoliciesResponse] = lambda m: m
         self.is_mute = False
         self._calls: set[Any] = set()
+
+    async def start(self) -> None:
+        """Serve, at the same address as before."""
+        self._server = grpc.aio.server()
+        decision_pb2_grpc.add_DecisionServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port(self.address)
+        self.address = f"127.0.0.1:{port}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Be gone."""
+        await self._server.stop(0)
 
     async def close(self) -> None:
         await self._channel.close()
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:  # noqa: N802
         self.asked.append(request)
-        return await self.decide(request, self._forward)
+        try:
+            return await self.decide(request, self._forward)
+        except Refusal as refusal:
+            await context.abort(refusal.code, refusal.text)
+            raise
 
     async def _forward(self, request: pb.DecideRequest) -> pb.DecideResponse:
         response: pb.DecideResponse = await self._stub.Decide(request, timeout=WITHIN_S)
@@ -88,7 +116,7 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
             async for message in call:
                 if not self.is_mute:
                     self.told.append(message)
-                    yield message
+                    yield self.tell(message)
         finally:
             self._calls.discard(call)
             call.cancel()
@@ -108,14 +136,11 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
 async def spying(real: str) -> AsyncIterator[tuple[Spy, str]]:
     """A spy and its address."""
     spy = Spy(real)
-    server = grpc.aio.server()
-    decision_pb2_grpc.add_DecisionServiceServicer_to_server(spy, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    await spy.start()
     try:
-        yield spy, f"127.0.0.1:{port}"
+        yield spy, spy.address
     finally:
-        await server.stop(0)
+        await spy.stop()
         await spy.close()
 
 
@@ -143,10 +168,12 @@ class Admin:
         response = await self._stub.ListBaselines(request, timeout=WITHIN_S)
         return [b.baseline.policy for b in response.baselines]
 
-    async def release(self, percentage: float, **version: Any) -> None:
+    async def release(
+        self, percentage: float, backend: Any = None, stable_backend: Any = None
+    ) -> None:
         """Register v1 as stable and v2 as canary, and release v2."""
-        stable = {"version": "v1", "status": "stable"}
-        canary = {"version": "v2", "backend": {"upstream": "v2-upstream"}} | version
+        stable = {"version": "v1", "status": "stable", "backend": stable_backend or {}}
+        canary = {"version": "v2", "backend": backend or {"upstream": "v2-upstream"}}
         await self.do("RegisterVersion", version=stable)
         await self.do("RegisterVersion", version=canary)
         await self.do("StartRelease", version="v2", percentage=percentage, salt="salt")

@@ -87,7 +87,7 @@ class Calls:
 
     async def profile(self, user: str, **fields: Any) -> None:
         """Put a profile."""
-        profile = admin_pb.Profile(user=user, **fields)
+        profile = policy_pb.Profile(user=user, **fields)
         request = admin_pb.PutProfileRequest(profile=profile, actor="ada", reason="a test")
         await self.admin.PutProfile(request)
 

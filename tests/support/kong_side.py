@@ -190,18 +190,18 @@ class Kong:
             connection.close()
 
     async def call(self, method: str, argument: Any) -> Any:
-        """One call on some connection. Raises RpcError, EOFError."""
+        """One call on some connection. Raises RpcError, EOFError, OSError."""
         connection = await self._take()
         try:
-            return await connection.call(method, argument)
+            result = await connection.call(method, argument)
         except RpcError:
+            self._idle.append(connection)
             raise
         except BaseException:
             connection.close()
-            connection = await Connection.open(self.path)
             raise
-        finally:
-            self._idle.append(connection)
+        self._idle.append(connection)
+        return result
 
     async def _take(self) -> Connection:
         if self._idle and self._opened >= self._spread:

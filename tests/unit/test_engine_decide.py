@@ -111,6 +111,13 @@ def test_a_flag_by_segment_asks_for_the_person_only_when_it_is_named() -> None:
     assert isinstance(answer(policy, bob), Decision)
 
 
+def test_a_flag_without_segments_asks_for_nobody() -> None:
+    flag = Flag(name="f", enabled=True, users=("bob",))
+    policy = replace(SEGMENTED, flags=(flag,))
+    found = answer(under(policy, Strategy.FEATURE_FLAG), replace(ANN, flags=("f",)))
+    assert isinstance(found, Decision)
+
+
 # When the store cannot be asked
 
 
@@ -275,6 +282,105 @@ def test_reads_name_what_rules_and_identity_name_and_no_more() -> None:
     assert reads.of(policy) == Reads(
         headers=frozenset({"x-a", "x-uid", "x-tier"}), cookies=frozenset({"b"}), path=True
     )
+
+
+def rule(source: Source, key: str = "", exact: str = "1") -> dict[str, object]:
+    found = Rule(name="r", source=source, key=key, exact=exact, variant=Variant.CANARY)
+    return {"rules": (found,)}
+
+
+def hashed_on(source: Source, key: str = "") -> dict[str, object]:
+    found = Bucketing(hash_on=(HashKey(source=source, key=key),))
+    return {"bucketing": found, "release": RELEASE}
+
+
+PREMIUM = Segment(name="premium", canary_eligible=True, criteria=Criteria(tiers=("premium",)))
+TIERED = Identity(attribute_headers={"tier": "x-tier"})
+ON_SID = Bucketing(hash_on=(HashKey(source=Source.COOKIE, key="sid"),))
+FLAG = Flag(name="f", enabled=True)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize(
+    ("feature", "request_"),
+    [
+        (rule(Source.HEADER, "x-a"), Request(headers={"x-a": "1"})),
+        (rule(Source.COOKIE, "a"), Request(cookies={"a": "1"})),
+        (rule(Source.IP, exact="10.0.0.1"), Request(client_ip="10.0.0.1")),
+        (rule(Source.PATH), Request(path="1")),
+        (rule(Source.CONSUMER), Request(consumer="1")),
+        (
+            {
+                "compatibility": Compatibility(
+                    header="x-api",
+                    rules=(CompatibilityRule(source="1", to="v2", compatible=False),),
+                )
+            },
+            Request(headers={"x-api": "1"}),
+        ),
+        ({"whitelist": Whitelist(ips=("10.0.0.0/8",))}, Request(client_ip="10.0.0.1")),
+        ({"whitelist": Whitelist(users=("ann",))}, ANN),
+        ({"whitelist": Whitelist(consumers=("acme",))}, Request(consumer="acme")),
+        ({"segments": (BETA,)}, ANN),
+        ({"segments": (PREMIUM,), "identity": TIERED}, Request(headers={"x-tier": "premium"})),
+        (
+            {
+                "segments": (replace(PREMIUM, share=100_000),),
+                "identity": TIERED,
+                "bucketing": ON_SID,
+            },
+            Request(headers={"x-tier": "premium"}, cookies={"sid": "1"}),
+        ),
+        ({"flags": (replace(FLAG, users=("ann",)),)}, replace(ANN, flags=("f",))),
+        (
+            {
+                "flags": (replace(FLAG, share=100_000),),
+                "identity": Identity(flags_header="x-flags"),
+                "bucketing": ON_SID,
+            },
+            Request(headers={"x-flags": "f"}, cookies={"sid": "1"}),
+        ),
+        ({"flags": (replace(FLAG, segments=("beta",)),), "segments": (BETA,)}, ANN),
+        (
+            {
+                "flags": (replace(FLAG, segments=("premium",)),),
+                "segments": (PREMIUM,),
+                "identity": TIERED,
+            },
+            Request(headers={"x-tier": "premium"}, flags=("f",)),
+        ),
+        (hashed_on(Source.HEADER, "x-a"), Request(headers={"x-a": "1"})),
+        (hashed_on(Source.COOKIE, "a"), Request(cookies={"a": "1"})),
+        (hashed_on(Source.IP), Request(client_ip="10.0.0.1")),
+        (hashed_on(Source.CONSUMER), Request(consumer="acme")),
+        ({"bucketing": Bucketing(), "release": RELEASE}, Request(cookies={"canary_id": "1"})),
+        ({"bucketing": Bucketing(), "release": RELEASE}, Request(consumer="acme")),
+        ({"bucketing": Bucketing(), "release": RELEASE}, ANN),
+    ],
+)
+def test_each_fact_that_alone_can_matter_is_read(
+    feature: dict[str, object], request_: Request, strategy: Strategy
+) -> None:
+    unread = Bucketing(hash_on=(HashKey(source=Source.HEADER, key="x-none"),))
+    bare = replace(PLAIN, release=replace(RELEASE, share=0), bucketing=unread)
+    policy = replace(bare, **feature)  # type: ignore[arg-type]
+    matters = [
+        answer(under(policy, strategy), request_)
+        != answer(under(policy, strategy), Request(flags=request_.flags))
+        for strategy in Strategy
+    ]
+    assert any(matters)
+
+    read = reads.of(under(policy, strategy))
+    sent = replace(
+        request_,
+        headers={k: v for k, v in request_.headers.items() if k in read.headers},
+        cookies={k: v for k, v in request_.cookies.items() if k in read.cookies},
+        client_ip=request_.client_ip if read.client_ip else "",
+        path=request_.path if read.path else "",
+        consumer=request_.consumer if read.consumer else "",
+    )
+    assert answer(under(policy, strategy), sent) == answer(under(policy, strategy), request_)
 
 
 def test_the_digest_names_exactly_the_reads() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from canary.admin.v1 import admin_pb2
+from canary.policy.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl import render, tables
@@ -50,7 +51,7 @@ def put(
     path: str | None,
 ) -> None:
     """Replace a user's profile whole."""
-    given = admin_pb2.Profile(
+    given = policy_pb2.Profile(
         tier=tier, registered_at=registered_at, region=region, tags=tag, custom=dict(custom)
     )
     chosen = _from_file(path, user, given) if path is not None else given
@@ -60,10 +61,10 @@ def put(
     session.show({"user": user}, lambda: [render.cell(f"put the profile of {user}")])
 
 
-def _from_file(path: str, user: str, given: admin_pb2.Profile) -> admin_pb2.Profile:
+def _from_file(path: str, user: str, given: policy_pb2.Profile) -> policy_pb2.Profile:
     if given.ListFields():
         raise click.UsageError("describe the profile by options or with --file, not both")
-    found = read_one(path, "profile", admin_pb2.Profile)
+    found = read_one(path, "profile", policy_pb2.Profile)
     if found.user not in ("", user):
         raise click.UsageError(f"{path} is the profile of {found.user}, not of {user}")
     return found

@@ -11,6 +11,7 @@ import structlog
 from canary.admin.v1 import admin_pb2 as pb
 from canary.admin.v1 import admin_pb2_grpc
 from canary.decision.v1 import decision_pb2
+from canary.policy.v1 import policy_pb2
 from canary_documents import to_document, to_message
 from canary_engine import parse
 from canary_engine.baseline import in_force
@@ -20,6 +21,7 @@ from canary_engine.reading import Node
 from decision_svc import changes
 from decision_svc.baselines import Baselines, InContact
 from decision_svc.decider import Decider
+from decision_svc.documents import stored_policy
 from decision_svc.editor import Editor, Who
 from decision_svc.errors import BadRequest, NotFound
 from decision_svc.profiles import profile_document, profile_of
@@ -204,7 +206,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if profile is None:
             raise NotFound(f"there is no profile of user {request.user!r}")
         document = profile_document(request.user, profile)
-        return pb.GetProfileResponse(profile=to_message(document, pb.Profile))
+        return pb.GetProfileResponse(profile=to_message(document, policy_pb2.Profile))
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: Context) -> Any:
         policy = self._snapshot.get(request.service_key)
@@ -234,7 +236,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if document is None:
             at = f" at revision {request.revision}" if request.revision else ""
             raise NotFound(f"there is no policy of {request.service_key!r}{at}")
-        return pb.GetPolicyResponse(policy=convert.policy_message(parse.policy(document)))
+        return pb.GetPolicyResponse(
+            policy=convert.policy_message(stored_policy(request.service_key, document))
+        )
 
     async def GetEffectivePolicy(
         self, request: pb.GetEffectivePolicyRequest, context: Context

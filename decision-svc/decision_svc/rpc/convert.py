@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2 as policy_pb
 from canary_documents import to_document, to_message
 from canary_engine import parse, reads
-from canary_engine.model import Backend, Decision, Policy, Reads, Reason, Request, Variant
+from canary_engine.model import Backend, Decision, Person, Policy, Reads, Reason, Request, Variant
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from decision_svc.decider import Question
+from decision_svc.errors import BadRequest
 
 VARIANTS = {
     Variant.STABLE: policy_pb.VARIANT_STABLE,
@@ -70,11 +75,40 @@ def reads_message(value: Reads) -> policy_pb.Reads:
     )
 
 
+def person_message(value: Person) -> pb.GetPersonResponse:
+    """What the store knows of a user, as a message."""
+    document = parse.document(value.profile)
+    return pb.GetPersonResponse(
+        listed_in=sorted(value.listed_in),
+        profile=to_message(document, policy_pb.Profile) if document else None,
+        is_known=value.is_known,
+    )
+
+
 def policy_message(value: Policy) -> policy_pb.Policy:
     """A policy as a message."""
     return to_message(parse.document(value), policy_pb.Policy)
 
 
 def policy_document(message: policy_pb.Policy) -> dict[str, object]:
-    """A policy message as the document that the engine parses."""
+    """A policy message as the document that the engine parses. Raises BadRequest."""
+    complaints = list(wrong_times(message, "policy"))
+    if complaints:
+        raise BadRequest(*complaints)
     return to_document(message)
+
+
+def wrong_times(message: Message, path: str = "") -> Iterator[str]:
+    """Complaints about timestamps that no calendar has; a document cannot say them."""
+    if isinstance(message, Timestamp):
+        try:
+            message.ToJsonString()
+        except ValueError as error:
+            yield f"{path}: {error}"
+        return
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        where = f"{path}.{field.name}" if path else field.name
+        for index, item in enumerate(value if field.is_repeated else [value]):
+            yield from wrong_times(item, f"{where}[{index}]" if field.is_repeated else where)

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import grpc
+import structlog
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
 from canary_engine.errors import CanaryError
@@ -19,6 +20,8 @@ from decision_svc.metrics import Metrics
 from decision_svc.rpc import convert
 from decision_svc.rpc.errors import status_of
 from decision_svc.snapshot import Snapshot
+
+log = structlog.get_logger()
 
 MAX_WATCHED = 10_000
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,7 +45,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             if isinstance(answer, pb.DecideResponse):
                 return answer
             return await self._finish(request, answer)
-        except CanaryError as error:
+        except Exception as error:
             self._metrics.errors.labels(status_of(error)[0].name).inc()
             raise
         finally:
@@ -54,6 +57,8 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         request_iterator: AsyncIterator[pb.DecideStreamRequest],
         context: Context,
     ) -> None:
+        # Says that the stream stands, so that a client knows before its first question.
+        await context.send_initial_metadata(())
         write = _Writer(context)
         async with asyncio.TaskGroup() as late:
             async for batch in request_iterator:
@@ -85,28 +90,51 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             self._baselines.contact(request.gateway, hashes),
             self._snapshot.watching(request.service_keys) as watcher,
         ):
+            # Says that the stream stands, before there may be anything to tell.
+            await context.send_initial_metadata(())
             await self._snapshot.loaded()
-            async for service_key in watcher:
-                policy = self._snapshot.get(service_key)
-                message = convert.policy_message(policy) if policy else None
-                yield pb.WatchPoliciesResponse(service_key=service_key, policy=message)
+            async for changed in watcher:
+                yield self._told(changed)
+
+    async def GetPerson(  # noqa: N802 - the proto's name
+        self, request: pb.GetPersonRequest, context: Context
+    ) -> pb.GetPersonResponse:
+        return convert.person_message(await self._decider.person(request.service_key, request.user))
+
+    def _told(self, changed: str | frozenset[str]) -> pb.WatchPoliciesResponse:
+        if isinstance(changed, frozenset):
+            users = sorted(changed - {""})
+            return pb.WatchPoliciesResponse(outdated_users=users, all_outdated="" in changed)
+        policy = self._snapshot.get(changed)
+        message = convert.policy_message(policy) if policy else None
+        return pb.WatchPoliciesResponse(service_key=changed, policy=message)
 
     def _answered(self, numbered: pb.NumberedRequest) -> pb.NumberedResponse | Waiting:
         try:
             answer = self._answer(numbered.request)
-        except CanaryError as error:
-            code, text = status_of(error)
-            self._metrics.errors.labels(code.name).inc()
-            return pb.NumberedResponse(id=numbered.id, error=text)
+        except Exception as error:
+            return self._refused(numbered, error)
         if isinstance(answer, Waiting):
             return answer
         return pb.NumberedResponse(id=numbered.id, response=answer)
 
+    def _refused(self, numbered: pb.NumberedRequest, error: Exception) -> pb.NumberedResponse:
+        """Whatever is wrong with one request, the others in the stream get their answers."""
+        code, text = status_of(error)
+        self._metrics.errors.labels(code.name).inc()
+        if code is grpc.StatusCode.INTERNAL:
+            log.error("request in a stream failed", exc_info=error)
+        return pb.NumberedResponse(id=numbered.id, error=text)
+
     async def _answer_late(
         self, numbered: pb.NumberedRequest, waiting: Waiting, write: _Writer
     ) -> None:
-        response = await self._finish(numbered.request, waiting)
-        await write([pb.NumberedResponse(id=numbered.id, response=response)])
+        try:
+            response = await self._finish(numbered.request, waiting)
+            answered = pb.NumberedResponse(id=numbered.id, response=response)
+        except Exception as error:
+            answered = self._refused(numbered, error)
+        await write([answered])
 
     def _answer(self, request: pb.DecideRequest) -> pb.DecideResponse | Waiting:
         if request.HasField("baseline"):

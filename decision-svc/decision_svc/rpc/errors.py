@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from grpc.aio import ServerInterceptor
 
 from decision_svc.errors import AlreadyExists, BadRequest, NotFound, NotReady
+from decision_svc.rpc.convert import wrong_times
 from decision_svc.store.protocol import LostRace, StoreError, StoreUnavailable
 
 log = structlog.get_logger()
@@ -32,7 +33,7 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.DATA_LOSS,
 }
-# gRPC carries the message in a header block that clients limit to 8 KiB by default.
+# gRPC carries the message percent-encoded in a header block that clients limit to 8 KiB.
 _MAX_MESSAGE = 4_000
 
 
@@ -47,7 +48,17 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 def _text(error: Exception) -> str:
     complaints = getattr(error, "complaints", ())
     text = str(error) if len(complaints) < 2 else _listed(complaints)
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …"
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    """The beginning of the text that a message holds, three bytes for each byte beyond ASCII."""
+    room = _MAX_MESSAGE
+    for index, character in enumerate(text):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if room < 0:
+            return text[:index] + " …"
+    return text
 
 
 def _listed(complaints: tuple[str, ...]) -> str:
@@ -77,9 +88,10 @@ class RefusalInterceptor(ServerInterceptor):
 def _answering(call: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
     async def answer(request: Message, context: Context) -> Any:
         try:
-            unknown = list(unknown_fields(request))
-            if unknown:
-                raise BadRequest(*(f"{line}; use this service's protos" for line in unknown))
+            complaints = [f"{line}; use this service's protos" for line in unknown_fields(request)]
+            complaints += wrong_times(request)
+            if complaints:
+                raise BadRequest(*complaints)
             return await call(request, context)
         except CanaryError as error:
             code, text = status_of(error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import grpc
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
 from canary_engine import decide as engine
+from canary_engine.errors import InvalidPolicy
 from canary_engine.model import UNKNOWN, Decision
 
 from canary_plugin.config import Baseline
@@ -34,7 +36,11 @@ _OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),
     # Replicas may be killed and come back with other addresses.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A policy with 200,000 addresses is some 5 MB.
+    ("grpc.max_receive_message_length", 64 << 20),
 ]
+
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class RemoteDecider:
@@ -78,18 +84,21 @@ class RemoteDecider:
     async def _ask(self, request: pb.DecideRequest, ends: float) -> pb.DecideResponse:
         """Ask one address after the other until one answers or the time is over."""
         trouble = Undecided("timeout")
-        for _ in self.stubs:
+        first = self._at
+        for at in (*range(first, len(self.stubs)), *range(first)):
             left = ends - monotonic()
             if left <= 0:
                 break
             try:
-                return await self.stubs[self._at].Decide(request, timeout=left)
+                answer: pb.DecideResponse = await self.stubs[at].Decide(request, timeout=left)
+                return answer
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 if code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise Undecided("refused", error.details() or "") from error
                 trouble = _trouble(code, error.details() or "")
-                self._at = (self._at + 1) % len(self.stubs)
+                if self._at == at:  # of many questions that fail at once, one moves on
+                    self._at = (at + 1) % len(self.stubs)
         raise trouble
 
     def _decide_alone(self, question: Question, trouble: Undecided) -> Decision:
@@ -97,7 +106,10 @@ class RemoteDecider:
         if ruling is None or (question.digest and question.digest != ruling.reads_digest):
             raise trouble
         self._troubles.count(f"alone-{trouble.cause}", str(trouble))
-        decision = engine.decide(ruling, question.request, UNKNOWN, datetime.now(UTC))
+        now = datetime.now(UTC)
+        decision = engine.decide(ruling, question.request, None, now)
+        if not isinstance(decision, Decision):
+            decision = engine.decide(ruling, question.request, UNKNOWN, now)
         assert isinstance(decision, Decision), "a person was given"
         return decision
 
@@ -118,63 +130,84 @@ class PolicyStream:
     ) -> None:
         self._decider, self._policies, self._troubles = decider, policies, troubles
         self._gateway = gateway
-        self._baselines: dict[str, dict[str, Baseline]] = {}
-        self._grown = asyncio.Event()
+        self._pause_s = SHORTEST_PAUSE_S
+        # By identity and weakly: a baseline is declared for as long as an instance holds it.
+        self._baselines: dict[str, MutableMapping[int, Baseline]] = {}
+        self._changed = asyncio.Event()
 
     def follow(self, service_key: str, baseline: Baseline | None) -> None:
         """Follow a service key too, and declare the baseline that was found for it."""
         known = self._baselines.get(service_key)
         if known is None:
-            known = self._baselines[service_key] = {}
-            self._grown.set()
-        if baseline is not None and baseline.hash not in known:
-            known[baseline.hash] = baseline
-            self._grown.set()
+            known = self._baselines[service_key] = weakref.WeakValueDictionary()
+            self._changed.set()
+        if baseline is not None:
+            if all(other.hash != baseline.hash for other in known.values()):
+                self._changed.set()
+            known[id(baseline)] = baseline
+            weakref.finalize(baseline, self._changed.set).atexit = False
 
     async def run(self) -> None:
         """Follow until cancelled; a broken stream is opened again at the next address."""
-        pause_s, at = 0.05, 0
+        at = 0
         while True:
             await self._first_key()
-            self._grown.clear()
+            self._changed.clear()
             stub = self._decider.stubs[at % len(self._decider.stubs)]
             try:
-                heard = await self._read(stub)
-                pause_s = 0.05 if heard else pause_s
+                await self._read(stub)
             except Exception as error:  # whatever it is, the stream must come back
-                self._troubles.count("policy-stream", f"{type(error).__name__}: {error}")
+                self._troubles.count("policy-stream", _told(error))
                 at += 1
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
     async def _first_key(self) -> None:
         while not self._baselines:
-            await self._grown.wait()
-            self._grown.clear()
+            await self._changed.wait()
+            self._changed.clear()
 
-    async def _read(self, stub: DecisionServiceAsyncStub) -> bool:
-        """Read one stream until there is more to follow. Raises when it breaks."""
-        baselines = [b for known in self._baselines.values() for b in known.values()]
+    def _declared(self) -> Iterator[Baseline]:
+        """Every baseline once."""
+        for known in self._baselines.values():
+            yield from {baseline.hash: baseline for baseline in known.values()}.values()
+
+    async def _read(self, stub: DecisionServiceAsyncStub) -> None:
+        """Read one stream until there is something else to follow. Raises when it breaks."""
         call = stub.WatchPolicies(
             pb.WatchPoliciesRequest(
                 service_keys=sorted(self._baselines),
                 gateway=self._gateway,
-                baselines=map(messages.baseline_message, baselines),
-            ),
-            wait_for_ready=True,
+                baselines=map(messages.baseline_message, self._declared()),
+            )
         )
-        grown = asyncio.create_task(self._grown.wait())
-        grown.add_done_callback(lambda _: call.cancel())
-        heard = False
+        changed = asyncio.create_task(self._changed.wait())
+        changed.add_done_callback(lambda _: call.cancel())
         try:
             async for message in call:
-                heard = True
-                self._policies.heard(message.service_key, messages.policy(message))
+                self._pause_s = SHORTEST_PAUSE_S
+                self._hear(message)
             raise ConnectionError("the service ended the stream")
         except asyncio.CancelledError:
-            if self._grown.is_set():
-                return heard
-            raise
+            # It was the call that was cancelled, unless somebody wants this task to end.
+            task = asyncio.current_task()
+            if not self._changed.is_set() or (task is not None and task.cancelling()):
+                raise
         finally:
-            grown.cancel()
+            changed.cancel()
             call.cancel()
+
+    def _hear(self, message: pb.WatchPoliciesResponse) -> None:
+        try:
+            policy = messages.policy(message)
+        except InvalidPolicy as error:
+            # A newer service may say what is not understood here; the others must be heard.
+            self._troubles.count("bad-policy", f"{message.service_key}: {error}")
+            return
+        self._policies.heard(message.service_key, policy)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return f"{type(error).__name__}: {error}"

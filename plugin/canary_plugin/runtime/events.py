@@ -21,6 +21,7 @@ T = TypeVar("T")
 Reply = Callable[[dict[str, Any]], None]
 
 END = "ret"
+MAX_THROWS = 100
 _GONE = "event is over"
 
 
@@ -41,7 +42,7 @@ class _Channel:
 
 
 class _Event:
-    __slots__ = ("channel", "greenlet", "id", "reply", "started", "task")
+    __slots__ = ("channel", "greenlet", "id", "is_interrupted", "reply", "started", "task")
 
     def __init__(self, id_: int, started: float) -> None:
         self.id, self.started = id_, started
@@ -49,13 +50,15 @@ class _Event:
         self.greenlet: greenlet = greenlet()
         self.reply: Reply | None = None
         self.task: asyncio.Future[Any] | None = None
+        self.is_interrupted = False
 
 
 class Events:
     """The events in progress. ``clock`` gives seconds and only grows.
 
-    An event that keeps Kong waiting for longer than ``limit_s`` is answered and abandoned; one
-    whose next step Kong has not sent for ``patience_s`` (it is gone) is dropped.
+    An event that keeps Kong waiting for longer than ``limit_s`` is interrupted: its ``finally``
+    may still call Kong, once. One that waits even then, or whose next step Kong has not sent for
+    ``patience_s`` (it is gone), is dropped.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Events:
         """Run a phase until it needs something; ``reply`` gets what Kong is to do next."""
         event = _Event(self._next, self._clock())
         self._next += 1
-        event.greenlet = greenlet(lambda _: phase(Kong(event.channel).kong))
+        channel = event.channel
+        # Must not hold the event: a cycle through a suspended greenlet is never collected.
+        event.greenlet = greenlet(lambda _: phase(Kong(channel).kong))
         event.reply = reply
         self._events[event.id] = event
         self.emptied.clear()
@@ -95,26 +100,25 @@ class Events:
         self._run(event, event.greenlet.switch, result)
 
     def sweep(self) -> None:
-        """Abandon what keeps Kong waiting and drop what Kong has left."""
+        """Interrupt what keeps Kong waiting and drop what Kong has left."""
         now = self._clock()
         for event in list(self._events.values()):
             waited = now - event.started
             if event.reply is not None and waited > self._limit_s:
                 self._troubles.count("too-long", f"an event took over {self._limit_s} s")
-                self._abandon(event)
+                self._interrupt(event, now)
             elif event.reply is None and waited > self._patience_s:
                 self._troubles.count("left-by-kong", "Kong did not go on with an event")
-                self._abandon(event)
+                self._drop(event)
 
     def _run(self, event: _Event, switch: Callable[..., Any], *with_: Any) -> None:
         try:
-            needed = switch(*with_)
+            self._go_on(event, switch(*with_))
         except Exception as error:  # a bug in a phase must cost no more than its request
-            self._troubles.count("plugin-error", f"{type(error).__name__}: {error}{_where(error)}")
-            self._finish(event, END)
-            return
-        if event.id not in self._events:
-            return
+            self._failed(error)
+            self._drop(event)
+
+    def _go_on(self, event: _Event, needed: Any) -> None:
         if event.greenlet.dead:
             self._finish(event, event.channel.call or END)
         elif isinstance(needed, dict):
@@ -124,10 +128,11 @@ class Events:
             event.task.add_done_callback(lambda task: self._waited(event, task))
 
     def _waited(self, event: _Event, task: asyncio.Future[Any]) -> None:
-        if event.id not in self._events:
+        if event.task is not task:  # interrupted or dropped; the result comes too late
             if not task.cancelled():
                 task.exception()
             return
+        event.task = None
         if task.cancelled():
             self._run(event, event.greenlet.throw, TimeoutError("cancelled"))
         elif (error := task.exception()) is not None:
@@ -136,9 +141,9 @@ class Events:
             self._run(event, event.greenlet.switch, task.result())
 
     def _answer(self, event: _Event, data: Any) -> None:
-        reply, event.reply = event.reply, None
-        if reply is not None:
-            reply({"Data": data, "EventId": event.id})
+        if event.reply is not None:
+            event.reply({"Data": data, "EventId": event.id})
+            event.reply = None
 
     def _finish(self, event: _Event, data: Any) -> None:
         self._events.pop(event.id, None)
@@ -146,11 +151,35 @@ class Events:
             self.emptied.set()
         self._answer(event, data)
 
-    def _abandon(self, event: _Event) -> None:
+    def _interrupt(self, event: _Event, now: float) -> None:
+        if event.is_interrupted:
+            self._drop(event)
+            return
+        event.is_interrupted, event.started = True, now
+        self._forget_task(event)
+        self._run(event, event.greenlet.throw, GreenletExit)
+
+    def _drop(self, event: _Event) -> None:
         self._finish(event, END)
-        if event.task is not None:
-            event.task.cancel()
-        event.greenlet.throw(GreenletExit)
+        self._forget_task(event)
+        for _ in range(MAX_THROWS):  # what a ``finally`` asks of Kong now, nobody answers
+            if event.greenlet.dead:
+                return
+            try:
+                needed = event.greenlet.throw(GreenletExit)
+            except Exception as error:
+                self._failed(error)
+                return
+            if asyncio.iscoroutine(needed):
+                needed.close()
+
+    def _forget_task(self, event: _Event) -> None:
+        task, event.task = event.task, None
+        if task is not None:
+            task.cancel()
+
+    def _failed(self, error: Exception) -> None:
+        self._troubles.count("plugin-error", f"{type(error).__name__}: {error}{_where(error)}")
 
 
 def wait(awaitable: Awaitable[T]) -> T:

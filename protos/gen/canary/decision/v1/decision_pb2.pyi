@@ -344,7 +344,7 @@ class WatchPoliciesRequest(_message.Message):
     """Name of this gateway, for people."""
     @_builtins.property
     def service_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Service keys."""
+        """Service keys; empty: all there are and will be."""
 
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
@@ -373,22 +373,92 @@ class WatchPoliciesResponse(_message.Message):
 
     SERVICE_KEY_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    OUTDATED_USERS_FIELD_NUMBER: _builtins.int
+    ALL_OUTDATED_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released."""
+    all_outdated: _builtins.bool
+    """If true, this message tells no policy but that any profile may have changed."""
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
         """The policy; absent when there is none."""
+
+    @_builtins.property
+    def outdated_users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """If given, this message tells no policy but that the profiles of these users changed."""
 
     def __init__(
         self,
         *,
         service_key: _builtins.str = ...,
         policy: _policy_pb2.Policy | None = ...,
+        outdated_users: _abc.Iterable[_builtins.str] | None = ...,
+        all_outdated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_outdated", b"all_outdated", "outdated_users", b"outdated_users", "policy", b"policy", "service_key", b"service_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchPoliciesResponse: _TypeAlias = WatchPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class GetPersonRequest(_message.Message):
+    """Whom to tell about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key whose segments are meant."""
+    user: _builtins.str
+    """User id."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_key", b"service_key", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonRequest: _TypeAlias = GetPersonRequest  # noqa: Y015
+
+@_typing.final
+class GetPersonResponse(_message.Message):
+    """What the store knows of a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTED_IN_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    IS_KNOWN_FIELD_NUMBER: _builtins.int
+    is_known: _builtins.bool
+    """False when the store could not be asked."""
+    @_builtins.property
+    def listed_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the listed segments the user is in."""
+
+    @_builtins.property
+    def profile(self) -> _policy_pb2.Profile:
+        """The user's profile; absent when there is none."""
+
+    def __init__(
+        self,
+        *,
+        listed_in: _abc.Iterable[_builtins.str] | None = ...,
+        profile: _policy_pb2.Profile | None = ...,
+        is_known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_known", b"is_known", "listed_in", b"listed_in", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPersonResponse: _TypeAlias = GetPersonResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class DecisionServiceStub:
                 request_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesRequest.SerializeToString,
                 response_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesResponse.FromString,
                 _registered_method=True)
+        self.GetPerson = channel.unary_unary(
+                '/canary.decision.v1.DecisionService/GetPerson',
+                request_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.SerializeToString,
+                response_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -79,6 +84,13 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPerson(self, request, context):
+        """Says what the store knows of a user, for gateways that decide by themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +108,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicies,
                     request_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesRequest.FromString,
                     response_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesResponse.SerializeToString,
+            ),
+            'GetPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPerson,
+                    request_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.FromString,
+                    response_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +197,33 @@ class DecisionService:
             '/canary.decision.v1.DecisionService/WatchPolicies',
             canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesRequest.SerializeToString,
             canary_dot_decision_dot_v1_dot_decision__pb2.WatchPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.decision.v1.DecisionService/GetPerson',
+            canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.SerializeToString,
+            canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class DecisionServiceStub:
     """Sends the policy of each service key named, whole first and then each new revision,
     until the client goes.
     """
+    GetPerson: _grpc.UnaryUnaryMultiCallable[_decision_pb2.GetPersonRequest, _decision_pb2.GetPersonResponse]
+    """Says what the store knows of a user, for gateways that decide by themselves."""
 
 @_typing.type_check_only
 class DecisionServiceAsyncStub(DecisionServiceStub):
@@ -59,6 +61,8 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """Sends the policy of each service key named, whole first and then each new revision,
     until the client goes.
     """
+    GetPerson: _aio.UnaryUnaryMultiCallable[_decision_pb2.GetPersonRequest, _decision_pb2.GetPersonResponse]  # type: ignore[assignment]
+    """Says what the store knows of a user, for gateways that decide by themselves."""
 
 class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decides where requests go. Answers come from memory."""
@@ -90,5 +94,13 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the policy of each service key named, whole first and then each new revision,
         until the client goes.
         """
+
+    @_abc_1.abstractmethod
+    def GetPerson(
+        self,
+        request: _decision_pb2.GetPersonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decision_pb2.GetPersonResponse, _abc.Awaitable[_decision_pb2.GetPersonResponse]]:
+        """Says what the store knows of a user, for gateways that decide by themselves."""
 
 def add_DecisionServiceServicer_to_server(servicer: DecisionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
