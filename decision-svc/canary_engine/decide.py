@@ -38,7 +38,6 @@ any other policy goes on as if the user were in no segment. Both are marked ``de
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,6 +50,7 @@ from canary_engine.model import (
     CompatibilityRule,
     Decision,
     Flag,
+    Identity,
     Person,
     PersonNeeded,
     Policy,
@@ -67,51 +67,74 @@ from canary_engine.model import (
 )
 from canary_engine.network import NetworkSet
 from canary_engine.parse import percentage
-from canary_engine.rules import RuleIndex, reader
-from canary_engine.segments import Attributes, is_member
+from canary_engine.rules import RuleIndex, first_of, reader
+from canary_engine.segments import membership
 
 Answer = Decision | PersonNeeded
 
 
 class Asked:
-    """One question: the request, what is known of the user, and what stages worked out."""
+    """One question: the request, what is known of the user, and what stages worked out.
 
-    __slots__ = ("_bucket", "_compiled", "issued", "now", "person", "request", "user")
+    One is made per request, so it holds no more than it is given until a stage wants more.
+    """
+
+    __slots__ = ("_bucket", "_policy", "issued", "now", "person", "request")
 
     def __init__(
         self, compiled: CompiledPolicy, request: Request, person: Person | None, now: datetime
     ) -> None:
+        self._policy = compiled
         self.request = request
+        self.person = person
         self.now = now
-        self.user = request.headers.get(compiled.user_id_header, "")
-        self.person = person if person is not None or self.user else NOBODY
         self.issued = False
-        self._compiled = compiled
         self._bucket: int | None = None
+
+    def user(self) -> str:
+        """The user's id; "" for anonymous clients."""
+        return self.request.headers.get(self._policy.user_id_header, "")
 
     def key(self) -> str:
         """The hash key: the first that the request has, else the one drawn; "" if none."""
-        for read in self._compiled.key_readers:
-            value = read(self.request)
-            if value:
-                return value
-        anonymous = self._compiled.anonymous
-        if anonymous is Anonymous.STABLE or not self.request.fallback_key:
+        return self._policy.key_of(self.request) or self._drawn()
+
+    def _drawn(self) -> str:
+        drawn, anonymous = self.request.fallback_key, self._policy.anonymous
+        if not drawn or anonymous is Anonymous.STABLE:
             return ""
         self.issued = anonymous is Anonymous.STICKY_COOKIE
-        return self.request.fallback_key
+        return drawn
 
     def bucket(self) -> int | None:
         """The bucket of the hash key under the release's salt; None without a key."""
         if self._bucket is None:
-            key = self.key()
+            policy = self._policy
+            key = policy.key_of(self.request) or self._drawn()
             if key:
-                self._bucket = bucket(self._compiled.prefix, key)
+                self._bucket = bucket(policy.prefix, key)
         return self._bucket
 
-    def attributes(self) -> Attributes:
-        """The user's attributes."""
-        return Attributes(self.request, self.person or NOBODY, self._compiled.policy.identity)
+
+_as_decision = tuple.__new__
+
+
+class Verdict:
+    """A decision but for what is new in every request: the bucket, and the cookie's issue."""
+
+    __slots__ = ("_head", "_tails", "plain")
+
+    def __init__(self, plain: Decision) -> None:
+        self.plain = plain
+        """The decision where no bucket was looked at."""
+        at = Decision._fields.index("bucket")
+        self._head = plain[:at]
+        self._tails = tuple(plain._replace(issue_cookie=issue)[at + 1 :] for issue in (False, True))
+
+    def measured(self, bucket: int, issue: bool) -> Decision:
+        """The decision where a bucket was."""
+        # Decision(variant=..., version=..., ...) would take three times as long.
+        return _as_decision(Decision, self._head + (bucket,) + self._tails[issue])
 
 
 class Verdicts:
@@ -129,15 +152,19 @@ class Verdicts:
         self._revision = policy.revision
 
     def make(
-        self, variant: Variant, reason: Reason, matched: str, bucket: int | None, issue: bool
+        self, variant: Variant, reason: Reason, matched: str = "", *, issue: bool = False
     ) -> Decision:
         """A decision for ``variant`` because of ``reason``."""
         side: tuple[str, Backend | None]
         side = self._canary if variant is Variant.CANARY else self._stable
         return Decision(
-            variant, side[0], side[1], reason, matched, bucket,
+            variant, side[0], side[1], reason, matched, None,
             self._release, self._revision, issue,
         )  # fmt: skip
+
+    def verdict(self, variant: Variant, reason: Reason, matched: str = "") -> Verdict:
+        """The same, made ready for requests with buckets."""
+        return Verdict(self.make(variant, reason, matched))
 
 
 class NoReleaseStage:
@@ -146,7 +173,7 @@ class NoReleaseStage:
     reason = Reason.NO_RELEASE
 
     def __init__(self, verdicts: Verdicts, release: Release | None) -> None:
-        self._decision = verdicts.make(Variant.STABLE, self.reason, "", None, False)
+        self._decision = verdicts.make(Variant.STABLE, self.reason)
         self._release = release
 
     def decide(self, asked: Asked) -> Answer | None:
@@ -169,8 +196,7 @@ class RuleStage:
         self._index = RuleIndex(rules)
         self._rules = rules
         self._decisions = {
-            rule.name: verdicts.make(rule.variant, self.reason, rule.name, None, False)
-            for rule in rules
+            rule.name: verdicts.make(rule.variant, self.reason, rule.name) for rule in rules
         }
 
     def decide(self, asked: Asked) -> Answer | None:
@@ -195,9 +221,7 @@ class CompatibilityStage:
     ) -> None:
         self._header, self._canary = header, canary
         self._refused = {
-            rule.source: verdicts.make(
-                Variant.STABLE, self.reason, f"{rule.source} to {rule.to}", None, False
-            )
+            rule.source: verdicts.make(Variant.STABLE, self.reason, f"{rule.source} to {rule.to}")
             for rule in rules
             if rule.to == canary and not rule.compatible
         }
@@ -220,29 +244,26 @@ class WhitelistStage:
 
     def __init__(self, verdicts: Verdicts, whitelist: Whitelist) -> None:
         self._verdicts = verdicts
-        self._networks = NetworkSet(whitelist.ips)
+        self._network = NetworkSet(whitelist.ips).find if whitelist.ips else None
         self._users = frozenset(whitelist.users)
         self._consumers = frozenset(whitelist.consumers)
-        self._has_networks = bool(whitelist.ips)
-
-    def _match(self, asked: Asked) -> str:
-        if self._has_networks:
-            network = self._networks.find(asked.request.client_ip)
-            if network:
-                return network
-        if asked.user in self._users:
-            return "user"
-        return "consumer" if asked.request.consumer in self._consumers else ""
 
     def decide(self, asked: Asked) -> Answer | None:
-        matched = self._match(asked)
-        if not matched:
-            return None
-        return self._verdicts.make(Variant.CANARY, self.reason, matched, None, False)
+        request = asked.request
+        if self._network and (network := self._network(request.client_ip)):
+            return self._because(network)
+        if self._users and asked.user() in self._users:
+            return self._because("user")
+        return self._because("consumer") if request.consumer in self._consumers else None
+
+    def _because(self, matched: str) -> Decision:
+        return self._verdicts.make(Variant.CANARY, self.reason, matched)
 
     def finding(self, asked: Asked) -> str:
-        matched = self._match(asked)
-        return f"{matched} is listed" if matched else "neither IP, user nor consumer is listed"
+        decided = self.decide(asked)
+        if isinstance(decided, Decision):
+            return f"{decided.matched} is listed"
+        return "neither IP, user nor consumer is listed"
 
 
 class SegmentStage:
@@ -250,40 +271,46 @@ class SegmentStage:
 
     reason = Reason.SEGMENT
 
-    def __init__(self, verdicts: Verdicts, segments: tuple[Segment, ...]) -> None:
-        self._verdicts = verdicts
-        self._protected = tuple(s for s in segments if not s.canary_eligible)
-        self._eligible = tuple(s for s in segments if s.canary_eligible)
+    def __init__(
+        self, verdicts: Verdicts, segments: tuple[Segment, ...], identity: Identity
+    ) -> None:
+        protected, eligible = Variant.STABLE, Variant.CANARY
+        self._protected = tuple(
+            (s, membership(s, identity), verdicts.make(protected, self.reason, s.name))
+            for s in segments
+            if not s.canary_eligible
+        )
+        self._eligible = tuple(
+            (s, membership(s, identity), verdicts.verdict(eligible, self.reason, s.name))
+            for s in segments
+            if s.canary_eligible
+        )
+        self._unknown = verdicts.make(Variant.STABLE, Reason.DEFAULT)
 
     def decide(self, asked: Asked) -> Answer | None:
-        person = asked.person
+        request, person, now = asked.request, asked.person, asked.now
         if person is None:
-            return PersonNeeded(asked.user)
-        attributes = asked.attributes()
-        for segment in self._protected:
-            if is_member(segment, person, attributes, asked.now):
-                return self._verdicts.make(Variant.STABLE, self.reason, segment.name, None, False)
+            return PersonNeeded(asked.user())
+        for _, is_member, decision in self._protected:
+            if is_member(request, person, now):
+                return decision
         if self._protected and not person.is_known:
-            return self._verdicts.make(Variant.STABLE, Reason.DEFAULT, "", None, False)
-        for segment in self._eligible:
-            if is_member(segment, person, attributes, asked.now):
+            return self._unknown
+        for segment, is_member, verdict in self._eligible:
+            if is_member(request, person, now):
                 if segment.share is None:
-                    return self._canary(segment, None, False)
+                    return verdict.plain
                 number = asked.bucket()
                 if number is not None and number < segment.share:
-                    return self._canary(segment, number, asked.issued)
+                    return verdict.measured(number, asked.issued)
         return None
-
-    def _canary(self, segment: Segment, number: int | None, issue: bool) -> Decision:
-        return self._verdicts.make(Variant.CANARY, self.reason, segment.name, number, issue)
 
     def finding(self, asked: Asked) -> str:
         person = asked.person or NOBODY
-        attributes = asked.attributes()
         of = [
             _segment_words(segment)
-            for segment in self._protected + self._eligible
-            if is_member(segment, person, attributes, asked.now)
+            for segment, is_member, _ in (*self._protected, *self._eligible)
+            if is_member(asked.request, person, asked.now)
         ]
         text = f"the user is in {', '.join(of)}" if of else "the user is in no segment"
         return text if person.is_known else f"{text}, but the store could not be asked"
@@ -303,11 +330,15 @@ class FlagStage:
     reason = Reason.FLAG
 
     def __init__(self, verdicts: Verdicts, policy: Policy) -> None:
-        self._verdicts = verdicts
         self._header = policy.identity.flags_header
-        self._segments = {segment.name: segment for segment in policy.segments}
+        self._members = {s.name: membership(s, policy.identity) for s in policy.segments}
         self._flags = {
-            flag.name: (flag, frozenset(flag.users), prefix("flag:" + flag.name))
+            flag.name: (
+                flag,
+                frozenset(flag.users),
+                prefix("flag:" + flag.name),
+                verdicts.verdict(Variant.CANARY, self.reason, flag.name),
+            )
             for flag in policy.flags
             if flag.enabled
         }
@@ -320,24 +351,22 @@ class FlagStage:
         for name in self._named(asked):
             if name not in self._flags:
                 continue
-            flag, users, salt = self._flags[name]
-            if asked.user and asked.user in users:
-                return self._verdicts.make(Variant.CANARY, self.reason, name, None, False)
+            flag, users, salt, verdict = self._flags[name]
+            user = asked.user()
+            if user and user in users:
+                return verdict.plain
             if flag.segments and asked.person is None:
-                return PersonNeeded(asked.user)
+                return PersonNeeded(user)
             if self._in_segment(flag, asked):
-                return self._verdicts.make(Variant.CANARY, self.reason, name, None, False)
+                return verdict.plain
             key = asked.key() if flag.share else ""
             if key and (number := bucket(salt, key)) < flag.share:
-                return self._verdicts.make(Variant.CANARY, self.reason, name, number, asked.issued)
+                return verdict.measured(number, asked.issued)
         return None
 
     def _in_segment(self, flag: Flag, asked: Asked) -> bool:
         person = asked.person or NOBODY
-        return any(
-            is_member(self._segments[name], person, asked.attributes(), asked.now)
-            for name in flag.segments
-        )
+        return any(self._members[name](asked.request, person, asked.now) for name in flag.segments)
 
     def finding(self, asked: Asked) -> str:
         named = self._named(asked)
@@ -355,7 +384,9 @@ class PercentageStage:
     reason = Reason.PERCENTAGE
 
     def __init__(self, verdicts: Verdicts, share: int) -> None:
-        self._verdicts, self._share = verdicts, share
+        self._share = share
+        self._canary = verdicts.verdict(Variant.CANARY, self.reason)
+        self._stable = verdicts.verdict(Variant.STABLE, Reason.DEFAULT)
 
     def decide(self, asked: Asked) -> Answer | None:
         share = self._share
@@ -364,9 +395,8 @@ class PercentageStage:
         number = asked.bucket()
         if number is None:
             return None
-        if number < share:
-            return self._verdicts.make(Variant.CANARY, self.reason, "", number, asked.issued)
-        return self._verdicts.make(Variant.STABLE, Reason.DEFAULT, "", number, asked.issued)
+        verdict = self._canary if number < share else self._stable
+        return verdict.measured(number, asked.issued)
 
     def finding(self, asked: Asked) -> str:
         share = f"{percentage(self._share)} %"
@@ -383,8 +413,8 @@ class DefaultStage:
     reason = Reason.DEFAULT
 
     def __init__(self, verdicts: Verdicts) -> None:
-        self._decision = verdicts.make(Variant.STABLE, self.reason, "", None, False)
-        self._issuing = verdicts.make(Variant.STABLE, self.reason, "", None, True)
+        self._decision = verdicts.make(Variant.STABLE, self.reason)
+        self._issuing = verdicts.make(Variant.STABLE, self.reason, issue=True)
 
     def decide(self, asked: Asked) -> Answer | None:
         # A key that a segment's or a flag's share was measured with must stay: with a new
@@ -413,8 +443,8 @@ class CompiledPolicy:
     """A policy made ready to decide. Immutable; share it between threads as you like."""
 
     __slots__ = (
-        "anonymous", "key_readers", "policy", "prefix", "reads", "reads_digest", "stages",
-        "user_id_header",
+        "anonymous", "deciders", "key_of", "key_readers", "policy", "prefix", "reads",
+        "reads_digest", "stages", "user_id_header",
     )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
@@ -424,10 +454,10 @@ class CompiledPolicy:
         self.user_id_header = policy.identity.user_id_header
         self.anonymous = policy.bucketing.anonymous
         self.prefix = prefix(policy.release.salt if policy.release else "")
-        self.key_readers: tuple[Callable[[Request], str], ...] = tuple(
-            reader(key.source, key.key) for key in reads.hash_keys(policy)
-        )
+        self.key_readers = tuple(reader(k.source, k.key) for k in reads.hash_keys(policy))
+        self.key_of = first_of(self.key_readers)
         self.stages: tuple[Stage, ...] = _stages(policy)
+        self.deciders = tuple(stage.decide for stage in self.stages)
 
 
 def _stages(policy: Policy) -> tuple[Stage, ...]:
@@ -449,7 +479,7 @@ def _stages(policy: Policy) -> tuple[Stage, ...]:
         stages.append(WhitelistStage(verdicts, policy.whitelist))
     last = _LAST_STAGES[release.strategy]
     if policy.segments and Reason.SEGMENT in last:
-        stages.append(SegmentStage(verdicts, policy.segments))
+        stages.append(SegmentStage(verdicts, policy.segments, policy.identity))
     if policy.flags and Reason.FLAG in last:
         stages.append(FlagStage(verdicts, policy))
     if Reason.PERCENTAGE in last:
@@ -465,9 +495,12 @@ def decide(
     ``person`` is what the store knows of the user, or None if it was not asked yet;
     PersonNeeded is answered only then.
     """
-    asked = Asked(compiled, request, person, now)
-    for stage in compiled.stages:
-        answer = stage.decide(asked)
+    if person is None and not request.headers.get(compiled.user_id_header):
+        asked = Asked(compiled, request, NOBODY, now)
+    else:
+        asked = Asked(compiled, request, person, now)
+    for ask in compiled.deciders:
+        answer = ask(asked)
         if answer is not None:
             if person is not None and not person.is_known and type(answer) is Decision:
                 return answer._replace(degraded=True)

@@ -33,10 +33,22 @@ def network_range(text: str) -> tuple[int, int]:
     return _V6_BASE + network.first, _V6_BASE + network.last
 
 
-# Reading an address costs as much as the whole rest of a decision, and clients come back.
+_OCTETS = {str(number): number for number in range(256)}
+
+
+# Clients come back, and looking a number up costs a tenth of reading it.
 @lru_cache(maxsize=65_536)
 def address_number(text: str) -> int:
     """The address as a number on the common line; -1 if it is none. IPv4-mapped IPv6 is IPv4."""
+    try:
+        a, b, c, d = map(_OCTETS.__getitem__, text.split("."))
+    except (KeyError, ValueError):
+        return _any_address_number(text)
+    return a << 24 | b << 16 | c << 8 | d
+
+
+def _any_address_number(text: str) -> int:
+    """The same however the address is written, thirty times slower."""
     try:
         address = IPAddress(text)
     except (AddrFormatError, ValueError, TypeError):

@@ -7,6 +7,7 @@ networks are tried one by one, and only while they stand before the best match s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 import re2
 
@@ -14,58 +15,63 @@ from canary_engine.model import Request, Rule, Source
 from canary_engine.network import NetworkSet
 from canary_engine.parse import pattern_options
 
-_Ranked = tuple[int, Rule]
-_Tables = dict[str, dict[str, _Ranked]]
+Read = Callable[[Request], str]
+_Table = dict[str, tuple[int, Rule]]
+_NAMED = {Source.HEADER: attrgetter("headers"), Source.COOKIE: attrgetter("cookies")}
+_FEW = 8
 
 
 class RuleIndex:
     """Finds the first rule that a request matches."""
 
-    __slots__ = ("_consumers", "_cookies", "_headers", "_last", "_paths", "_tests")
+    __slots__ = ("_few", "_last", "_many", "_single", "_tests")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._headers: _Tables = {}
-        self._cookies: _Tables = {}
-        self._paths: dict[str, _Ranked] = {}
-        self._consumers: dict[str, _Ranked] = {}
-        self._tests: list[tuple[int, Callable[[Request], bool], Rule]] = []
+        tables: dict[Source, dict[str, _Table]] = {source: {} for source in Source}
+        tests: list[tuple[int, Callable[[Request], bool], Rule]] = []
         rank = -1
         for rank, rule in enumerate(rules):
             if rule.source is Source.IP or rule.pattern is not None:
-                self._tests.append((rank, _test(rule), rule))
+                tests.append((rank, _test(rule), rule))
                 continue
-            table = self._table(rule)
+            table = tables[rule.source].setdefault(rule.key, {})
             for value in (rule.exact,) if rule.exact is not None else rule.one_of:
                 table.setdefault(value, (rank, rule))
+        named = [(values_of, tables.pop(source)) for source, values_of in _NAMED.items()]
+        # A few names are looked for in the request; of many, those that the request has.
+        self._few = tuple(
+            (values_of, name, table)
+            for values_of, by_name in named
+            if len(by_name) <= _FEW
+            for name, table in by_name.items()
+        )
+        self._many = tuple(entry for entry in named if len(entry[1]) > _FEW)
+        self._single: tuple[tuple[Read, _Table], ...] = tuple(
+            (reader(source, ""), table)
+            for source, by_key in tables.items()
+            for table in by_key.values()
+        )
+        self._tests = tuple(tests)
         self._last = rank + 1
-
-    def _table(self, rule: Rule) -> dict[str, _Ranked]:
-        match rule.source:
-            case Source.HEADER:
-                return self._headers.setdefault(rule.key, {})
-            case Source.COOKIE:
-                return self._cookies.setdefault(rule.key, {})
-            case Source.PATH:
-                return self._paths
-            case _:
-                return self._consumers
 
     def first(self, request: Request) -> Rule | None:
         """The first rule that matches; None if none does."""
         best, found = self._last, None
-        for tables, values in (
-            (self._headers, request.headers),
-            (self._cookies, request.cookies),
-        ):
-            if tables:
-                rank, rule = _lowest(tables, values, best)
-                if rule is not None:
-                    best, found = rank, rule
-        for table, value in (
-            (self._paths, request.path),
-            (self._consumers, request.consumer),
-        ):
-            if table and (hit := table.get(value)) is not None and hit[0] < best:
+        for values_of, name, table in self._few:
+            values: Mapping[str, str] = values_of(request)
+            if name in values:
+                hit = table.get(values[name])
+                if hit is not None and hit[0] < best:
+                    best, found = hit
+        for values_of, by_name in self._many:
+            for name, value in values_of(request).items():
+                if name in by_name:
+                    hit = by_name[name].get(value)
+                    if hit is not None and hit[0] < best:
+                        best, found = hit
+        for read, table in self._single:
+            hit = table.get(read(request))
+            if hit is not None and hit[0] < best:
                 best, found = hit
         for rank, test, rule in self._tests:
             if rank >= best:
@@ -73,18 +79,6 @@ class RuleIndex:
             if test(request):
                 return rule
         return found
-
-
-def _lowest(tables: _Tables, values: Mapping[str, str], best: int) -> tuple[int, Rule | None]:
-    """The lowest-ranked hit under ``best``, walking whichever side has fewer names."""
-    found = None
-    for name in tables if len(tables) <= len(values) else values:
-        value, table = values.get(name), tables.get(name)
-        if value is not None and table is not None:
-            hit = table.get(value)
-            if hit is not None and hit[0] < best:
-                best, found = hit
-    return best, found
 
 
 def _test(rule: Rule) -> Callable[[Request], bool]:
@@ -107,7 +101,7 @@ def _encodable(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
-def reader(source: Source, key: str) -> Callable[[Request], str]:
+def reader(source: Source, key: str) -> Read:
     """A function that reads ``source`` (and ``key``) from a request; "" if absent."""
     match source:
         case Source.HEADER:
@@ -115,8 +109,18 @@ def reader(source: Source, key: str) -> Callable[[Request], str]:
         case Source.COOKIE:
             return lambda request: request.cookies.get(key, "")
         case Source.IP:
-            return lambda request: request.client_ip
+            return attrgetter("client_ip")
         case Source.PATH:
-            return lambda request: request.path
+            return attrgetter("path")
         case Source.CONSUMER:
-            return lambda request: request.consumer
+            return attrgetter("consumer")
+
+
+def first_of(readers: tuple[Read, ...]) -> Read:
+    """A function that reads the first of these that a request has; "" if it has none."""
+    if not readers:
+        return lambda request: ""
+    if len(readers) == 1:
+        return readers[0]
+    read, read_others = readers[0], first_of(readers[1:])
+    return lambda request: read(request) or read_others(request)

@@ -1,78 +1,110 @@
-"""Who is in a segment: listed one by one in the store, or like its criteria at a moment."""
+"""Who is in a segment: listed one by one in the store, or like its criteria at a moment.
+
+An attribute is what the stored profile says; where it is silent, what the request's header says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from operator import attrgetter
 
-from canary_engine.model import Criteria, Identity, Person, Registered, Request, Segment
+from canary_engine.model import Criteria, Identity, Person, Profile, Registered, Request, Segment
 
 TIER, REGION, TAGS, REGISTERED_AT = "tier", "region", "tags", "registered_at"
 
-
-class Attributes:
-    """A user's attributes: the stored profile first, the request's headers where it is silent."""
-
-    __slots__ = ("_headers", "_person", "_request")
-
-    def __init__(self, request: Request, person: Person, identity: Identity) -> None:
-        self._request, self._person = request, person
-        self._headers: Mapping[str, str] = identity.attribute_headers
-
-    def _header(self, name: str) -> str:
-        header = self._headers.get(name)
-        return self._request.headers.get(header, "") if header else ""
-
-    def text(self, name: str) -> str:
-        """The attribute of that name; "" if nobody says."""
-        profile = self._person.profile
-        if name == TIER:
-            return profile.tier or self._header(TIER)
-        if name == REGION:
-            return profile.region or self._header(REGION)
-        return profile.custom.get(name, "") or self._header(name)
-
-    def tags(self) -> frozenset[str]:
-        """The user's tags; a header names several separated by commas."""
-        if self._person.profile.tags:
-            return self._person.profile.tags
-        return frozenset(tag.strip() for tag in self._header(TAGS).split(",") if tag.strip())
-
-    def registered_at(self) -> datetime | None:
-        """When the user registered; None if nobody says or what a header says is no time."""
-        if self._person.profile.registered_at is not None:
-            return self._person.profile.registered_at
-        try:
-            moment = datetime.fromisoformat(self._header(REGISTERED_AT))
-        except ValueError:
-            return None
-        return moment if moment.tzinfo is not None else None
+Test = Callable[[Request, Person, datetime], bool]
 
 
-def is_member(segment: Segment, person: Person, attributes: Attributes, now: datetime) -> bool:
-    """Whether the user is in the segment at ``now``."""
-    if segment.listed and segment.name in person.listed_in:
+def membership(segment: Segment, identity: Identity) -> Test:
+    """A function that says whether a user is in the segment at a moment."""
+    name = segment.name
+    like = _like(segment.criteria, identity) if segment.criteria is not None else None
+    if not segment.listed:
+        return like or (lambda request, person, now: False)
+    if like is None:
+        return lambda request, person, now: name in person.listed_in
+    return lambda request, person, now: name in person.listed_in or like(request, person, now)
+
+
+def _like(criteria: Criteria, identity: Identity) -> Test:
+    tests = tuple(_tests(criteria, identity))
+    if len(tests) == 1:  # the usual case needs no loop
+        return tests[0]
+
+    def holds_all(request: Request, person: Person, now: datetime) -> bool:
+        for test in tests:  # noqa: SIM110 - all() takes as long as two tests
+            if not test(request, person, now):
+                return False
         return True
-    return segment.criteria is not None and _meets(segment.criteria, attributes, now)
+
+    return holds_all
 
 
-def _meets(criteria: Criteria, attributes: Attributes, now: datetime) -> bool:
-    if criteria.tiers and attributes.text(TIER) not in criteria.tiers:
-        return False
-    if criteria.regions and attributes.text(REGION) not in criteria.regions:
-        return False
-    if criteria.tags and attributes.tags().isdisjoint(criteria.tags):
-        return False
-    if criteria.registered and not _registered_in(
-        criteria.registered, attributes.registered_at(), now
-    ):
-        return False
-    return all(attributes.text(name) == value for name, value in criteria.custom.items())
+def _tests(criteria: Criteria, identity: Identity) -> Iterator[Test]:
+    """A test for every criterion that is given."""
+    headers = identity.attribute_headers
+    if criteria.tiers:
+        yield _text(TIER, headers.get(TIER, ""), criteria.tiers)
+    if criteria.regions:
+        yield _text(REGION, headers.get(REGION, ""), criteria.regions)
+    if criteria.tags:
+        yield _tagged(headers.get(TAGS, ""), criteria.tags)
+    if criteria.registered:
+        yield _registered(headers.get(REGISTERED_AT, ""), criteria.registered)
+    for name, value in criteria.custom.items():
+        yield _text(name, headers.get(name, ""), (value,))
 
 
-def _registered_in(when: Registered, moment: datetime | None, now: datetime) -> bool:
-    if moment is None:
-        return False
+def _text(name: str, header: str, wanted: tuple[str, ...]) -> Test:
+    accepted, of_profile = frozenset(wanted), _of_profile(name)
+    if not header:
+        return lambda request, person, now: of_profile(person.profile) in accepted
+    return lambda request, person, now: (
+        (of_profile(person.profile) or request.headers.get(header, "")) in accepted
+    )
+
+
+def _of_profile(name: str) -> Callable[[Profile], str]:
+    if name in (TIER, REGION):
+        return attrgetter(name)
+    return lambda profile: profile.custom.get(name, "")
+
+
+def _tagged(header: str, wanted: tuple[str, ...]) -> Test:
+    accepted = frozenset(wanted)
+
+    def is_tagged(request: Request, person: Person, now: datetime) -> bool:
+        tags = person.profile.tags
+        if not tags and header:
+            # A header names several separated by commas.
+            named = request.headers.get(header, "").split(",")
+            tags = frozenset(tag.strip() for tag in named if tag.strip())
+        return not accepted.isdisjoint(tags)
+
+    return is_tagged
+
+
+def _registered(header: str, when: Registered) -> Test:
+    def is_registered(request: Request, person: Person, now: datetime) -> bool:
+        moment = person.profile.registered_at
+        if moment is None and header:
+            moment = _moment(request.headers.get(header, ""))
+        return moment is not None and _falls_within(when, moment, now)
+
+    return is_registered
+
+
+def _moment(text: str) -> datetime | None:
+    """The moment a header names; None if what it says is no time."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def _falls_within(when: Registered, moment: datetime, now: datetime) -> bool:
     if when.last_days:
         return now - timedelta(days=when.last_days) <= moment <= now
     after_start = when.start is None or when.start <= moment

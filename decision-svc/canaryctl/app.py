@@ -16,6 +16,7 @@ from canaryctl.commands.completion import COMPLETE_VARIABLE, completion
 from canaryctl.commands.explain import explain
 from canaryctl.commands.flag import flag
 from canaryctl.commands.members import segment
+from canaryctl.commands.outcomes import outcomes
 from canaryctl.commands.policy import history, policy
 from canaryctl.commands.profile import profile
 from canaryctl.commands.reading import bucketing, compatibility, identity
@@ -132,6 +133,6 @@ def cli(ctx: click.Context) -> None:
 
 for command in (
     status, version, release, percentage, rule, whitelist, segment, flag, bucketing, identity,
-    compatibility, profile, policy, baselines, history, explain, completion,
+    compatibility, profile, policy, baselines, outcomes, history, explain, completion,
 ):  # fmt: skip
     cli.add_command(command)

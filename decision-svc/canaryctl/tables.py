@@ -24,6 +24,9 @@ from canaryctl.render import (
 )
 
 SHORT_HASH = 12
+OUTCOME_HEADINGS = (
+    "version", "variant", "release", "requests", "errors", "p50", "p95", "p99", "lost",
+)  # fmt: skip
 RULE_HEADINGS = ("#", "name", "source", "key", "matches", "goes to")
 VERSION_HEADINGS = (
     "version", "status", "build", "commit", "built", "released", "rolled back", "backend",
@@ -300,3 +303,23 @@ def stages(found: Iterable[admin_pb2.Stage]) -> str:
 
 def _stage(s: admin_pb2.Stage) -> tuple[str, ...]:
     return ("=>" if s.decided else " ", word(policy_pb2.Reason.DESCRIPTOR, s.reason), s.finding)
+
+
+def outcomes(service: str, window_s: int, found: Iterable[admin_pb2.VersionOutcomes]) -> str:
+    """What became of the latest requests."""
+    title = f"outcomes of {service}, last {window_s} s"
+    return section(title, OUTCOME_HEADINGS, map(_outcomes, found))
+
+
+def _outcomes(o: admin_pb2.VersionOutcomes) -> tuple[str, ...]:
+    latencies = (o.request.p50_ms, o.request.p95_ms, o.request.p99_ms)
+    has_any = bool(o.requests)
+    return (
+        o.version,
+        word(policy_pb2.Variant.DESCRIPTOR, o.variant),
+        o.release_id,
+        f"{o.requests:,}",
+        percent(round(100 * o.errors / o.requests, 3)) if has_any else NOTHING,
+        *(f"{latency:.0f} ms" if has_any else NOTHING for latency in latencies),
+        f"{o.lost:,}",
+    )

@@ -23,8 +23,10 @@ from decision_svc.baselines import Baselines
 from decision_svc.decider import Decider
 from decision_svc.editor import Editor
 from decision_svc.errors import BadSettings
-from decision_svc.follower import Follower
+from decision_svc.follower import Follower, cancel
 from decision_svc.metrics import Metrics
+from decision_svc.outcomes.gauges import refresh_for_ever
+from decision_svc.outcomes.memory import MemoryOutcomes
 from decision_svc.people import People
 from decision_svc.rpc.admin import AdminService
 from decision_svc.rpc.decision import DecisionService
@@ -78,6 +80,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             max_age_s=settings.person_max_age_s,
             deadline_s=settings.person_deadline_ms / 1_000,
         )
+        outcomes = MemoryOutcomes(time.monotonic)
         decider = Decider(snapshot, baselines, people, _utc_now)
         editor = Editor(
             store, snapshot, metrics, clock=_utc_now, new_id=lambda: secrets.token_hex(4)
@@ -92,8 +95,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             compare_every_s=settings.compare_every_ms / 1_000,
             on_store_state=lambda up: _tell_health(healths, up, snapshot.is_loaded),
         )
-        decision_service = DecisionService(decider, snapshot, baselines, metrics)
-        admin_service = AdminService(editor, store, store, snapshot, baselines, decider)
+        decision_service = DecisionService(decider, snapshot, baselines, outcomes, metrics)
+        admin_service = AdminService(editor, store, store, snapshot, baselines, decider, outcomes)
 
         decisions = _server(_DECISION_OPTIONS, healths, DECISION)
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(decision_service, decisions)
@@ -108,7 +111,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         )
         following = asyncio.create_task(follower.run())
         following.add_done_callback(_tell_failure)
-        stack.push_async_callback(_cancelled, following)
+        stack.push_async_callback(cancel, following)
+        refreshing = asyncio.create_task(refresh_for_ever(outcomes, metrics))
+        stack.push_async_callback(cancel, refreshing)
         for server in (decisions, admin):
             await server.start()
             stack.push_async_callback(server.stop, settings.drain_s)
@@ -181,11 +186,6 @@ async def _tell_health(healths: Any, store_up: bool, loaded: bool) -> None:
 def _tell_failure(following: asyncio.Task[None]) -> None:
     if not following.cancelled() and (error := following.exception()):
         log.critical("the store is no longer followed", exc_info=error)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _utc_now() -> datetime:

@@ -64,6 +64,10 @@ class Baselines:
             self._contacts.subtract(pairs)
             self._contacts = +self._contacts
 
+    def declares(self, service_key: str) -> bool:
+        """Whether a gateway in contact has a baseline for a service key."""
+        return bool(service_key) and any(True for _ in self.in_contact(service_key))
+
     def in_contact(self, service_key: str = "") -> Iterator[InContact]:
         """The baselines of gateways in contact, of one service key or of all."""
         for hash_ in sorted({hash_ for hash_, _ in self._contacts}):

@@ -16,7 +16,7 @@ from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Question:
     """The facts of one request and by which policy they were chosen."""
 
@@ -57,15 +57,18 @@ class Decider:
         self._snapshot, self._baselines = snapshot, baselines
         self._people, self._clock = people, clock
 
-    def decide_now(self, question: Question) -> Decision | Resend | Waiting:
+    def now(self) -> datetime:
+        """The moment, for decisions that are made together."""
+        return self._clock()
+
+    def decide_now(self, question: Question, now: datetime) -> Decision | Resend | Waiting:
         """The answer if memory holds all it takes; never waits. Raises NotReady, BadRequest."""
-        baseline = self._baseline(question)
+        baseline = self._baseline(question) if question.baseline_hash else None
         if question.baseline_hash and baseline is None:
             return self._unknown_baseline(question)
         _, compiled = self._snapshot.ruling(question.service_key, baseline, question.baseline_hash)
         if question.reads_digest and question.reads_digest != compiled.reads_digest:
             return Resend(reads=compiled.reads, reads_digest=compiled.reads_digest, baseline=False)
-        now = self._clock()
         answer = engine.decide(compiled, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
             return answer

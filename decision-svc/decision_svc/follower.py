@@ -25,6 +25,7 @@ from decision_svc.store.protocol import (
 log = structlog.get_logger()
 
 MAX_WHY = 1_000
+_CANCEL_AGAIN_S = 0.1
 
 
 class Follower:
@@ -51,10 +52,19 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._compare_for_ever())
-            group.create_task(self._again(self._follow_policies))
-            group.create_task(self._again(self._follow_profiles))
+        loops = (
+            self._compare_for_ever(),
+            self._again(self._follow_policies),
+            self._again(self._follow_profiles),
+        )
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await cancel(*tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
 
     async def _compare_for_ever(self) -> None:
         while True:
@@ -162,3 +172,16 @@ class Follower:
             log.info("store reached", services=len(self._snapshot.policies()))
         else:
             log.error("store lost, going on from memory", error=str(error))
+
+
+async def cancel(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until they are done, for a cancellation can be lost.
+
+    In Python 3.11 ``asyncio.wait_for``, which the Redis client uses, swallows one that comes
+    at the moment of its answer; a loop would then go on for ever.
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

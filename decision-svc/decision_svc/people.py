@@ -74,7 +74,8 @@ class People:
         task = self._task(policy, user)
         try:
             # Shielded: others may wait for the same answer, and a late one is kept anyway.
-            return await asyncio.wait_for(asyncio.shield(task), self._deadline_s)
+            async with asyncio.timeout(self._deadline_s):
+                return await asyncio.shield(task)
         except (TimeoutError, StoreError):
             old = self._any_copy(policy, user)
             return old.person if old else UNKNOWN

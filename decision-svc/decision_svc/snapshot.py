@@ -138,7 +138,11 @@ class Watcher:
         self._wake.set()
 
     async def __aiter__(self) -> AsyncIterator[str | frozenset[str]]:
-        """A service key at a time, or the users whose profiles changed ("" among them: all)."""
+        """A service key at a time, or the users whose profiles changed ("" among them: all).
+
+        A watcher of all is told "" when every policy there was has been told.
+        """
+        is_complete = bool(self._wanted)
         while True:
             await self._wake.wait()
             # What changes while a slow client takes one is told once, when its turn comes.
@@ -151,3 +155,6 @@ class Watcher:
                     del self._changed[service_key]
                     yield service_key
             self._wake.clear()
+            if not is_complete:
+                is_complete = True
+                yield ""

@@ -5,17 +5,18 @@ import ipaddress
 import logging
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 import uvloop
 
+from dev_gateway.access_log import AccessLog
 from dev_gateway.address import Network, is_ip, split_host_port
 from dev_gateway.app import Gateway
 from dev_gateway.errors import ConfigError, GatewayError
 from dev_gateway.pdk.surroundings import NOTICE as NOTICE_LEVEL
-from dev_gateway.proxy import RealIp
+from dev_gateway.proxy import LogHook, RealIp
 from dev_gateway.settings import KONG_PATIENCE_S, Settings
 
 NOTICE = (
@@ -70,6 +71,12 @@ NOTICE = (
     help="Address of a name, and another port for it if given; repeat for more.",
 )
 @click.option(
+    "--access-log",
+    metavar="SYSLOG",
+    help="As nginx_proxy_access_log: 'syslog:server=unix:PATH,nohostname,tag=TAG NAME'.",
+)
+@click.option("--log-format", metavar="FORMAT", help="As nginx_http_log_format: \"NAME 'FORMAT'\".")
+@click.option(
     "--drain-s", default=10.0, show_default=True, help="How long stopping waits for requests."
 )
 @click.option(
@@ -88,6 +95,8 @@ def main(
     real_ip_header: str,
     real_ip_recursive: bool,
     resolve: tuple[str, ...],
+    access_log: str | None,
+    log_format: str | None,
     drain_s: float,
     log_level: str,
 ) -> None:
@@ -110,8 +119,9 @@ def main(
         resolve=dict(read_override(item) for item in resolve),
         drain_s=drain_s,
     )
+    hooks = read_access_log(access_log, log_format)
     start_logging(log_level)
-    sys.exit(uvloop.run(run(settings)))
+    sys.exit(uvloop.run(run(settings, hooks)))
 
 
 def start_logging(level: str) -> None:
@@ -150,10 +160,20 @@ def read_override(given: str) -> tuple[str, tuple[str, int | None]]:
     return name, (ip, port)
 
 
-async def run(settings: Settings) -> int:
+def read_access_log(destination: str | None, log_format: str | None) -> list[LogHook]:
+    """What writes the access log, if one is asked for."""
+    if destination is None and log_format is None:
+        return []
+    try:
+        return [AccessLog(destination or "", log_format or "")]
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--access-log, --log-format") from fault
+
+
+async def run(settings: Settings, log_hooks: Sequence[LogHook] = ()) -> int:
     """Serve until told to stop; the exit status."""
     print(NOTICE, flush=True)
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, log_hooks=log_hooks)
     try:
         await gateway.start()
     except ConfigError as refused:

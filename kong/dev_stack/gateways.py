@@ -9,8 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from canary_plugin.outcomes.lines import LOG_FORMAT, access_log
 
 from dev_stack.processes import NotReady, Process, wait_until
 
@@ -22,7 +25,24 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-DUMP_COMMAND = shlex.join(command("canary_plugin", "--dump"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginServer:
+    """What a gateway must know of the plugin server."""
+
+    socket: Path
+    outcomes: str
+    """How it hears of outcomes: syslog, log (phase) or off."""
+    outcomes_socket: Path
+
+    @property
+    def query_command(self) -> str:
+        """The command that describes the plugin."""
+        return shlex.join(command("canary_plugin", "--dump", "--outcomes", self.outcomes))
+
+    @property
+    def access_log(self) -> str:
+        """Where the access log goes; "" if nobody listens."""
+        return access_log(str(self.outcomes_socket)) if self.outcomes == "syslog" else ""
 
 
 class Gateway(Protocol):
@@ -57,13 +77,14 @@ class DevGateway:
 
     name = "dev"
 
-    def __init__(self, run_dir: Path, declarative: Path, plugin_socket: Path, listen: str) -> None:
+    def __init__(self, run_dir: Path, declarative: Path, plugin: PluginServer, listen: str) -> None:
         self.address = listen
         self._run_dir = run_dir
         self._arguments = (
+            *_access_log_flags(plugin),
             "--declarative-config", str(declarative),
-            "--plugin-socket", str(plugin_socket),
-            "--plugin-query-cmd", DUMP_COMMAND,
+            "--plugin-socket", str(plugin.socket),
+            "--plugin-query-cmd", plugin.query_command,
             "--trusted-ips", "127.0.0.1",
             "--real-ip-header", "X-Forwarded-For",
         )  # fmt: skip
@@ -95,6 +116,12 @@ class DevGateway:
         return self._process.output() if self._process else ""
 
 
+def _access_log_flags(plugin: PluginServer) -> tuple[str, ...]:
+    if not plugin.access_log:
+        return ()
+    return ("--access-log", plugin.access_log, "--log-format", LOG_FORMAT)
+
+
 class NoKong(RuntimeError):  # noqa: N818 - it says what is the matter
     """There is no Kong of the right series on PATH."""
 
@@ -116,7 +143,7 @@ class RealKong:
 
     name = "kong"
 
-    def __init__(self, run_dir: Path, declarative: Path, plugin_socket: Path, listen: str) -> None:
+    def __init__(self, run_dir: Path, declarative: Path, plugin: PluginServer, listen: str) -> None:
         self._kong = find_kong()
         self._prefix = run_dir / "kong"
         self.address = listen if not listen.endswith(":0") else f"127.0.0.1:{_free_port()}"
@@ -135,10 +162,14 @@ class RealKong:
             "KONG_PROXY_ACCESS_LOG": "off",
             "KONG_PLUGINS": "bundled,canary-release",
             "KONG_PLUGINSERVER_NAMES": "canary",
-            "KONG_PLUGINSERVER_CANARY_SOCKET": str(plugin_socket),
-            "KONG_PLUGINSERVER_CANARY_QUERY_CMD": DUMP_COMMAND,
+            "KONG_PLUGINSERVER_CANARY_SOCKET": str(plugin.socket),
+            "KONG_PLUGINSERVER_CANARY_QUERY_CMD": plugin.query_command,
             "KONG_LOG_LEVEL": "notice",
         }
+        if plugin.access_log:
+            self._environment["KONG_NGINX_HTTP_LOG_FORMAT"] = LOG_FORMAT
+            # "off" would switch off the other log too.
+            self._environment["KONG_PROXY_ACCESS_LOG"] = plugin.access_log
         if os.geteuid() == 0:
             # Workers as nobody could not open the plugin server's socket.
             self._environment["KONG_NGINX_USER"] = "root root"

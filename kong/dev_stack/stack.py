@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import yaml
 
-from dev_stack.gateways import GATEWAYS, Gateway, command
+from dev_stack.gateways import GATEWAYS, Gateway, PluginServer, command
 from dev_stack.processes import Process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,7 @@ class Plan:
     canary_listen: str = ANY_PORT
     declare: Callable[[Mapping[str, str]], dict[str, Any]] = declared
     persistent: bool = False
+    outcomes: str = "syslog"
 
 
 class Stack:
@@ -62,6 +63,7 @@ class Stack:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.redis_socket = run_dir / "redis.sock"
         self.plugin_socket = run_dir / "plugin.sock"
+        self.outcomes_socket = run_dir / "outcomes.sock"
         self.declarative = run_dir / "kong.yml"
         self.decision_address = plan.decision_listen
         self.admin_address = plan.admin_listen
@@ -72,7 +74,14 @@ class Stack:
         self.upstreams: dict[str, Process] = {}
         self.upstream_addresses = {STABLE: plan.stable_listen, CANARY: plan.canary_listen}
         self.gateway: Gateway = GATEWAYS[plan.gateway](
-            run_dir, self.declarative, self.plugin_socket, plan.proxy_listen
+            run_dir,
+            self.declarative,
+            PluginServer(
+                socket=self.plugin_socket,
+                outcomes=plan.outcomes,
+                outcomes_socket=self.outcomes_socket,
+            ),
+            plan.proxy_listen,
         )
         self._exit = ExitStack()
 
@@ -137,6 +146,10 @@ class Stack:
                 str(self.plugin_socket),
                 "--decision-service",
                 self.decision_address,
+                "--outcomes",
+                self.plan.outcomes,
+                "--outcomes-socket",
+                str(self.outcomes_socket),
             ),
             "ready socket=",
         )

@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from canary_plugin import config as plugin_config
+from canary_plugin.deciders.local import LocalDecider
+from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
-from canary_plugin.deciders.remote import PolicyStream, RemoteDecider
+from canary_plugin.deciders.policy_stream import PolicyStream
+from canary_plugin.deciders.protocol import Decider
+from canary_plugin.deciders.remote import RemoteDecider
+from canary_plugin.deciders.service import Service
+from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.handler import Handler
+from canary_plugin.outcomes.aggregate import Aggregate
+from canary_plugin.outcomes.handlers import ListeningHandler, ReportingHandler
+from canary_plugin.outcomes.ledger import GRACE_S, Ledger, expect_nothing
+from canary_plugin.outcomes.receiver import Receiver
+from canary_plugin.outcomes.sender import EVERY_S, Sender
 from canary_plugin.runtime.events import Events, wait
 from canary_plugin.runtime.instances import Instances
 from canary_plugin.runtime.server import PluginServer, listen
@@ -31,11 +42,19 @@ class Settings:
 
     socket: str
     decision_service: tuple[str, ...] = ("127.0.0.1:50051",)
+    decider: str = "remote"
     gateway: str = ""
     socket_mode: int = 0o660
     event_limit_s: float = 5.0
     idle_instance_s: float = 900.0
     drain_s: float = 5.0
+    outcomes: str = "off"
+    """How outcomes are heard of: syslog (nginx's access log), log (Kong's log phase) or off."""
+    outcomes_socket: str = ""
+    outcomes_grace_s: float = GRACE_S
+    outcomes_every_s: float = EVERY_S
+    warm_up_s: float = 2.0
+    """How long listening waits for the policies; a service that is down must not delay Kong."""
 
 
 @asynccontextmanager
@@ -43,8 +62,25 @@ async def running(settings: Settings) -> AsyncIterator[Troubles]:
     """A plugin server that serves while this is open and drains when it closes."""
     troubles = Troubles(time.monotonic)
     policies = KnownPolicies()
-    decider = RemoteDecider(settings.decision_service, policies, troubles)
-    stream = PolicyStream(decider, policies, troubles, settings.gateway)
+    service = Service(settings.decision_service)
+    persons = Persons(service.person)
+    policy_stream = PolicyStream(service.stubs, policies, persons, troubles, settings.gateway)
+    decide_stream = DecideStream(service.stubs, troubles)
+    decider: Decider = RemoteDecider(decide_stream, policies, troubles)
+    if settings.decider == "local":
+        decider = LocalDecider(policies, persons, decider)
+
+    aggregate = Aggregate(time.monotonic)
+    ledger = Ledger(aggregate, troubles, time.monotonic, grace_s=settings.outcomes_grace_s)
+    receiver = Receiver(ledger.hear)
+    sender = Sender(
+        service.stubs,
+        aggregate,
+        ledger,
+        troubles,
+        settings.gateway,
+        every_s=settings.outcomes_every_s,
+    )
 
     def make(raw: Mapping[str, Any]) -> Handler:
         config = plugin_config.read(raw)
@@ -55,30 +91,54 @@ async def running(settings: Settings) -> AsyncIterator[Troubles]:
                 raw.get("__plugin_id", "?"),
                 complaint,
             )
-        return Handler(config, decider, wait, troubles, stream.follow)
+        parts = (config, decider, wait, troubles, policy_stream.declare)
+        if settings.outcomes == "log":
+            return ReportingHandler(*parts, expect=ledger.expect, hear=ledger.settle)
+        if settings.outcomes == "syslog":
+            return ListeningHandler(*parts, expect=ledger.expect, drain=receiver.drain)
+        return Handler(*parts, expect=expect_nothing)
 
     instances = Instances(
         NAME, make, clock=time.monotonic, now=time.time, idle_s=settings.idle_instance_s
     )
     events = Events(troubles, time.monotonic, limit_s=settings.event_limit_s)
     server = PluginServer(instances, events, troubles)
-    listening = await listen(server, settings.socket, settings.socket_mode)
-    mine = _inode(settings.socket)
     tasks = [
-        asyncio.create_task(stream.run()),
+        asyncio.create_task(policy_stream.run()),
+        asyncio.create_task(decide_stream.run()),
         asyncio.create_task(server.sweep_for_ever()),
     ]
-    try:
-        yield troubles
-    finally:
-        listening.close()
-        await server.drain(settings.drain_s)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await decider.close()
-        if _inode(settings.socket) == mine:
-            Path(settings.socket).unlink()  # noqa: ASYNC240 - the end; nobody waits
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.warm_up_s):
+            await policy_stream.complete.wait()
+            await decide_stream.opened.wait()
+    sending = asyncio.create_task(sender.run())
+    with contextlib.ExitStack() as hearing:
+        if settings.outcomes == "syslog":
+            where = settings.outcomes_socket or _beside(settings.socket)
+            hearing.enter_context(receiver.open(where, settings.socket_mode))
+        listening = await listen(server, settings.socket, settings.socket_mode)
+        mine = _inode(settings.socket)
+        try:
+            yield troubles
+        finally:
+            listening.close()
+            await server.drain(settings.drain_s)
+            hearing.close()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            # While the policy stream still declares the baselines that the outcomes belong to.
+            await sender.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await service.close()
+            if _inode(settings.socket) == mine:
+                Path(settings.socket).unlink()  # noqa: ASYNC240 - the end; nobody waits
+
+
+def _beside(socket: str) -> str:
+    return str(Path(socket).with_name("outcomes.sock"))
 
 
 def _inode(path: str) -> int:

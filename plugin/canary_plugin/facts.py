@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from canary_engine.model import Reads, Request
+from canary_engine.model import Request
 
 from canary_plugin.config import Config
+from canary_plugin.deciders.protocol import Projection
 from canary_plugin.gateway import Gateway
 
 MAX_VALUE = 4_096
@@ -18,20 +19,21 @@ NEVER_SENT = ("authorization", "proxy-authorization", "cookie")
 def gather(
     gateway: Gateway,
     headers: Mapping[str, str],
-    reads: Reads,
+    projection: Projection,
     config: Config,
     fallback_key: str,
 ) -> Request:
-    """The facts that ``reads`` names. Asks Kong only for those that are not headers."""
+    """The facts that are read. Asks Kong only for those that are not headers."""
+    reads = projection.reads
     chosen = {
         name: headers[name][:MAX_VALUE]
         for name in reads.headers
         if name in headers and name not in NEVER_SENT
     }
-    if config.user_id_hash_key and config.user_id_header in chosen:
-        chosen[config.user_id_header] = hashed(
-            config.user_id_hash_key, chosen[config.user_id_header]
-        )
+    if config.user_id_hash_key:
+        # A policy may know users by another header than the config does.
+        for name in {config.user_id_header, projection.user_id_header} & chosen.keys():
+            chosen[name] = hashed(config.user_id_hash_key, chosen[name])
     return Request(
         headers=chosen,
         cookies=cookies(headers.get("cookie", ""), reads.cookies),

@@ -118,6 +118,10 @@ class Gateway:
         """Add a Set-Cookie header to the response."""
         self._kong.response.add_header("Set-Cookie", clean(cookie))
 
+    def serialized(self) -> Any:
+        """Kong's log table of the request as JSON; only in the log phase."""
+        return self._kong.log.serialize()
+
     def log(self, value: Mapping[str, Any]) -> None:
         """Put the decision where Kong's logging plugins find it, under "canary"."""
         self._kong.log.set_serialize_value("canary", dict(value))

@@ -8,11 +8,14 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from canary_engine.model import Decision, Variant
+from canary_engine.outcomes import Labels
 
 from canary_plugin.config import BASELINE_ID, Baseline, Config
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
 from canary_plugin.facts import gather
 from canary_plugin.gateway import Gateway, Pdk, Service
+from canary_plugin.outcomes.ledger import Expect, expect_nothing
+from canary_plugin.outcomes.lines import DECISION_HEADER
 from canary_plugin.troubles import Troubles
 
 T = TypeVar("T")
@@ -20,7 +23,8 @@ T = TypeVar("T")
 VARIANT_HEADER = "x-canary-variant"
 VERSION_HEADER = "x-canary-version"
 RELEASE_HEADER = "x-canary-release"
-OUR_HEADERS = (VARIANT_HEADER, VERSION_HEADER, RELEASE_HEADER)
+SERVICE_HEADER = "x-canary-service"
+OUR_HEADERS = (VARIANT_HEADER, VERSION_HEADER, RELEASE_HEADER, SERVICE_HEADER, DECISION_HEADER)
 
 # The policy may change between two questions; whoever loses twice is served stable.
 MAX_QUESTIONS = 3
@@ -41,10 +45,12 @@ class Handler:
         decider: Decider,
         wait: Wait,
         troubles: Troubles,
-        follow: Callable[[str, Baseline | None], None],
+        declare: Callable[[Baseline], None],
+        expect: Expect = expect_nothing,
     ) -> None:
         self._config, self._decider = config, decider
-        self._wait, self._troubles, self._follow = wait, troubles, follow
+        self._wait, self._troubles, self._declare = wait, troubles, declare
+        self._expect = expect
         self._service: Service | None = None
         self._baselines: dict[str, Baseline | None] = {}
 
@@ -78,13 +84,14 @@ class Handler:
         baseline = self._baseline(service_key)
         drawn = secrets.token_hex(16)
         decision = self._decide(gateway, headers, service_key, baseline, drawn)
-        return self._route(gateway, service, decision, drawn)
+        return self._route(gateway, service, service_key, decision, drawn)
 
     def _baseline(self, service_key: str) -> Baseline | None:
         if service_key not in self._baselines:
             baseline = self._config.baseline(service_key)
             self._baselines[service_key] = baseline
-            self._follow(service_key, baseline)
+            if baseline is not None:
+                self._declare(baseline)
         return self._baselines[service_key]
 
     def _decide(
@@ -99,20 +106,28 @@ class Handler:
         answer: Decision | Projection = self._decider.projection(service_key, baseline)
         for _ in range(MAX_QUESTIONS):
             assert isinstance(answer, Projection)
-            facts = gather(gateway, headers, answer.reads, self._config, drawn)
+            facts = gather(gateway, headers, answer, self._config, drawn)
             question = Question(
                 service_key=service_key,
                 request=facts,
                 baseline=baseline,
                 digest=answer.digest,
-                deadline_s=max(ends - monotonic(), 0.0),
+                ends=ends,
             )
-            answer = self._wait(self._decider.decide(question))
+            found = self._decider.decide(question)
+            answer = found if isinstance(found, Decision | Projection) else self._wait(found)
             if isinstance(answer, Decision):
                 return answer
         raise Undecided("changing", "the policy changed between questions")
 
-    def _route(self, gateway: Gateway, service: Service, decision: Decision, drawn: str) -> bool:
+    def _route(
+        self,
+        gateway: Gateway,
+        service: Service,
+        service_key: str,
+        decision: Decision,
+        drawn: str,
+    ) -> bool:
         is_canary = decision.variant is Variant.CANARY
         if not self._send(gateway, service, decision) and is_canary:
             raise Undecided("no-backend", f"version {decision.version!r} cannot be reached")
@@ -121,14 +136,28 @@ class Handler:
             gateway.add_cookie(cookie)
         is_labelled = is_canary or self._config.label_stable
         host = decision.backend.host_header if decision.backend else ""
-        if is_labelled or host:
-            gateway.set_request_headers(_request_headers(decision, host, is_labelled))
+        headers = {"host": host} if host else {}
+        if is_labelled:
+            headers |= self._labels(service_key, decision)
+        if headers:
+            gateway.set_request_headers(headers)
         if is_labelled:
             gateway.log(_logged(decision))
         if self._config.response_headers:
             gateway.set_response_header(VARIANT_HEADER, decision.variant)
             gateway.set_response_header(VERSION_HEADER, decision.version)
         return is_labelled
+
+    def _labels(self, service_key: str, decision: Decision) -> dict[str, str]:
+        """What the upstream is told, and the log line of the request's outcome."""
+        labels = Labels(service_key, decision.version, decision.variant, decision.release_id)
+        return {
+            VARIANT_HEADER: str(decision.variant),
+            VERSION_HEADER: decision.version,
+            RELEASE_HEADER: decision.release_id,
+            SERVICE_HEADER: service_key,
+            DECISION_HEADER: self._expect(labels),
+        }
 
     def _send(self, gateway: Gateway, service: Service, decision: Decision) -> bool:
         """Send the request to the decision's backend; False if it stays where it was going."""
@@ -145,15 +174,6 @@ class Handler:
             return False
         # A baseline's upstream may be a plain host, on the service's port.
         return gateway.set_target(backend.upstream, service.port)
-
-
-def _request_headers(decision: Decision, host: str, is_labelled: bool) -> dict[str, str]:
-    headers = {"host": host} if host else {}
-    if is_labelled:
-        headers[VARIANT_HEADER] = decision.variant
-        headers[VERSION_HEADER] = decision.version
-        headers[RELEASE_HEADER] = decision.release_id
-    return headers
 
 
 def _logged(decision: Decision) -> dict[str, Any]:

@@ -63,15 +63,15 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def plugin_info() -> list[dict[str, Any]]:
-    """What Kong's query command expects: a list of one plugin."""
+def plugin_info(*, is_logging: bool = False) -> list[dict[str, Any]]:
+    """What Kong's query command expects: a list of one plugin. Kong calls every phase named."""
     config = {"type": "record", "required": True, "fields": FIELDS}
     return [
         {
             "Name": NAME,
             "Version": VERSION,
             "Priority": PRIORITY,
-            "Phases": list(PHASES),
+            "Phases": [*PHASES, *(["log"] if is_logging else [])],
             "Schema": {"name": NAME, "fields": [{"config": config}]},
         }
     ]

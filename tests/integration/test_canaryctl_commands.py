@@ -16,6 +16,7 @@ from canary.decision.v1 import decision_pb2, decision_pb2_grpc
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_document
 from canary_engine import parse
+from canary_engine.histogram import bucket_of
 from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
@@ -502,3 +503,35 @@ def test_explain_answers_for_another_time(ctl: Canaryctl) -> None:
     explain = f"explain SHOP --header x-user-id:{user} --at"
     assert ctl.read(f"{explain} 2026-01-03T00:00:00Z")["decision"]["reason"] == "segment"
     assert ctl.read(f"{explain} 2026-02-03T00:00:00Z")["decision"]["reason"] != "segment"
+
+
+def test_outcomes_are_shown_by_version_with_errors_and_latencies(
+    ctl: Canaryctl, service: Running
+) -> None:
+    ctl.with_release()
+    assert "none" in ctl.ok("outcomes SHOP")
+    bucket = bucket_of(20_000)
+    series = decision_pb2.OutcomeSeries(
+        service_key=ctl.shop,
+        version="v2",
+        variant=policy_pb2.VARIANT_CANARY,
+        release_id="r1",
+        statuses={200: 1_197, 503: 3},
+        request=decision_pb2.LatencyHistogram(buckets=[bucket], counts=[1_200], sum_us=24_000_000),
+        lost=2,
+    )
+    report = decision_pb2.ReportOutcomesRequest(batch_id=ctl.shop, series=[series])
+    with grpc.insecure_channel(service.decision_address) as channel:
+        decision_pb2_grpc.DecisionServiceStub(channel).ReportOutcomes(report, timeout=30)
+    (row,) = [line for line in ctl.ok("outcomes SHOP").splitlines() if line.startswith("v2")]
+    assert row.split() == [
+        *("v2", "canary", "r1", "1,200", "0.25", "%"),
+        *("20", "ms", "20", "ms", "20", "ms", "2"),
+    ]
+    (found,) = ctl.read("outcomes SHOP --window 900")["outcomes"]
+    assert (found["version"], found["errors"], found["lost"]) == ("v2", 3, 2)
+    assert abs(found["request"]["p95_ms"] - 20) <= 0.02 * 20
+
+
+def test_outcomes_of_a_service_that_nobody_declares_are_not_found(ctl: Canaryctl) -> None:
+    assert ctl.refused("outcomes nobody-s", 1)["code"] == "not-found"

@@ -23,6 +23,7 @@ from support.calls import (
     refused,
     service,
     until,
+    until_so,
 )
 from support.redis_server import RedisServer, running_redis
 
@@ -170,9 +171,7 @@ async def test_a_client_that_vanishes_amid_a_stream_leaves_nothing_behind(
                 stream.cancel()
         finally:
             redis.thaw()
-        async with asyncio.timeout(LIMIT_S):
-            while own_tasks():
-                await asyncio.sleep(0)
+        await until_so(lambda: not own_tasks())
         assert await shop.variant("u1", "gone") == ("stable", "default")
 
 

@@ -12,18 +12,24 @@ import grpc
 import pytest
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
+from canary_plugin.config import read
+from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
-from canary_plugin.deciders.remote import PolicyStream, RemoteDecider
+from canary_plugin.deciders.policy_stream import PolicyStream
+from canary_plugin.deciders.service import Service
+from canary_plugin.deciders.stream import MAX_LATE
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import (
     KEY,
     NOWHERE,
     PATIENT,
+    QUICK,
     SEED,
     WITHIN_S,
     Admin,
     Refusal,
     administering,
+    answered,
     plugin,
     spying,
     stage,
@@ -34,6 +40,8 @@ from support.service import running_service
 
 TEST_HEADER = {"x-canary-test": "true"}
 FORGED = {"x-canary-variant": "canary"}
+# They say that they broke, whatever becomes of the requests.
+STREAMS = {"policy-stream", "decide-stream"}
 USERS = [{"x-user-id": f"user-{number}"} for number in range(500)]
 
 
@@ -56,23 +64,19 @@ async def known_alone(kong: Kong, instance: int, troubles: Troubles, headers: An
 async def test_without_a_service_every_request_is_stable_and_one_line_tells_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with plugin(NOWHERE) as (kong, troubles):
+    async with plugin(NOWHERE, **QUICK) as (kong, troubles):
         instance = await kong.start(SEED)
         for _ in range(30):
             event = await kong.access(instance, TEST_HEADER | FORGED)
             assert (event.upstream, event.cleared, event.end) == ("", list(FORGED), "ret")
-        causes = {
-            cause: count for cause, count in troubles.counts.items() if cause != "policy-stream"
-        }
-        assert set(causes) <= {"unavailable", "timeout"}
-        assert sum(causes.values()) == 30
+        assert {c: n for c, n in troubles.counts.items() if c not in STREAMS} == {"unavailable": 30}
         told = [record.args[0] for record in caplog.records if record.name == "canary_plugin"]  # type: ignore[index]
         assert len(told) == len(set(told)) <= 3
         assert not any("\n" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_late_answer_is_not_waited_for() -> None:
-    async with stage() as (kong, spy, _, troubles):
+    async with stage(is_mute=True) as (kong, spy, _, troubles):
         release = asyncio.Event()
 
         async def late(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
@@ -80,7 +84,6 @@ async def test_a_late_answer_is_not_waited_for() -> None:
             return await forward(request)
 
         spy.decide = late
-        spy.is_mute = True
         instance = await kong.start(SEED | {"deadline_ms": 40})
         events = await asyncio.gather(*(kong.access(instance, TEST_HEADER) for _ in range(30)))
         assert {(event.upstream, event.end) for event in events} == {("", "ret")}
@@ -97,7 +100,6 @@ async def test_a_service_that_is_late_is_done_without_once_the_policy_is_known(
             await kong.start(SEED | {"deadline_ms": 5}),
         )
         assert (await kong.access(patient, TEST_HEADER)).variant == "canary"
-        await spy.heard()
 
         async def never(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
             await asyncio.Event().wait()
@@ -110,7 +112,7 @@ async def test_a_service_that_is_late_is_done_without_once_the_policy_is_known(
 
 
 async def test_all_questions_of_a_request_share_one_deadline() -> None:
-    async with stage() as (kong, spy, _, troubles):
+    async with stage(is_mute=True) as (kong, spy, _, troubles):
 
         async def slowly_something_else(request: pb.DecideRequest, _: Any) -> pb.DecideResponse:
             await asyncio.sleep(0.15)
@@ -119,7 +121,6 @@ async def test_all_questions_of_a_request_share_one_deadline() -> None:
             return response
 
         spy.decide = slowly_something_else
-        spy.is_mute = True
         instance = await kong.start(SEED | {"deadline_ms": 200})
         await kong.access(instance, TEST_HEADER)
         assert troubles.counts == {"timeout": 1}
@@ -149,13 +150,12 @@ GARBAGE = {
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 async def test_garbage_is_no_decision(answer: pb.DecideResponse) -> None:
-    async with stage() as (kong, spy, _, troubles):
+    async with stage(is_mute=True) as (kong, spy, _, troubles):
 
         async def garbage(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
             return answer
 
         spy.decide = garbage
-        spy.is_mute = True
         instance = await kong.start(SEED | PATIENT)
         event = await kong.access(instance, TEST_HEADER | FORGED)
         assert (event.upstream, event.cleared) == ("", list(FORGED))
@@ -179,34 +179,21 @@ async def test_a_canary_that_is_nowhere_is_not_gone_to(backend: Any) -> None:
         assert troubles.counts == {"no-backend": 1}
 
 
-@pytest.mark.parametrize(
-    ("code", "cause"),
-    [
-        (grpc.StatusCode.INVALID_ARGUMENT, "refused"),
-        (grpc.StatusCode.INTERNAL, "error"),
-        (grpc.StatusCode.UNIMPLEMENTED, "error"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "error"),
-        (grpc.StatusCode.UNAVAILABLE, "unavailable"),
-    ],
-)
-async def test_a_refusal_is_no_decision_until_the_policy_is_known(
-    code: grpc.StatusCode, cause: str
-) -> None:
-    async with stage() as (kong, spy, _, troubles):
+async def test_a_refusal_is_no_decision_until_the_policy_is_known() -> None:
+    async with stage(is_mute=True) as (kong, spy, _, troubles):
 
         async def refuse(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
-            raise Refusal(code, "no")
+            raise Refusal(grpc.StatusCode.INTERNAL, "no")
 
         spy.decide = refuse
-        spy.is_mute = True
         instance = await kong.start(SEED | PATIENT)
         assert (await kong.access(instance, TEST_HEADER)).upstream == ""
-        assert troubles.counts == {cause: 1}
+        assert troubles.counts == {"refused": 1}
         spy.is_mute = False
         spy.cut_streams()
         event = await known_alone(kong, instance, troubles, TEST_HEADER)
         assert event.variant == "canary"
-        assert troubles.counts[f"alone-{cause}"] == 1
+        assert troubles.counts["alone-refused"] == 1
 
 
 async def test_every_user_keeps_their_variant_while_the_service_is_gone_and_after() -> None:
@@ -219,7 +206,7 @@ async def test_every_user_keeps_their_variant_while_the_service_is_gone_and_afte
         await spy.stop()
         await known_alone(kong, instance, troubles, USERS[0])
         assert await variants(kong, instance, USERS) == before
-        assert {c for c in troubles.counts if not c.startswith("alone-")} <= {"policy-stream"}
+        assert {c for c in troubles.counts if not c.startswith("alone-")} <= STREAMS
         await spy.start()
         spy.asked.clear()
         async with asyncio.timeout(WITHIN_S):
@@ -272,7 +259,7 @@ async def test_of_two_addresses_the_one_that_answers_is_used_for_questions_and_p
         for _ in range(3):
             events = await asyncio.gather(*(kong.access(instance, TEST_HEADER) for _ in range(40)))
             assert {event.variant for event in events} == {"canary"}
-        await spy.heard()
+        await spy.heard_all()
         await spy.stop()
         assert (await known_alone(kong, instance, troubles, TEST_HEADER)).variant == "canary"
 
@@ -282,8 +269,13 @@ async def test_when_one_address_hangs_all_move_to_the_other_together() -> None:
         running_service() as service,
         spying(service.decision_address) as (hanging, first),
         spying(service.decision_address) as (spy, second),
-        plugin(first, second, spread=40) as (kong, troubles),
+        AsyncExitStack() as later,
     ):
+        # Without a policy told, nothing can be decided alone.
+        hanging.is_mute = spy.is_mute = True
+        context = plugin(first, second, spread=40, **QUICK)
+        kong, troubles = await later.enter_async_context(context)
+        await answered(kong, hanging, troubles)
 
         async def never(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
             await asyncio.Event().wait()
@@ -292,9 +284,11 @@ async def test_when_one_address_hangs_all_move_to_the_other_together() -> None:
         hanging.decide = never
         hasty = await kong.start(SEED | {"deadline_ms": 50})
         patient = await kong.start(SEED | PATIENT)
-        hanging.is_mute = True
         await asyncio.gather(*(kong.access(hasty, TEST_HEADER) for _ in range(40)))
-        assert troubles.counts["timeout"] == 40
+        # Whoever asks while all move has no stream to ask on.
+        assert troubles.counts["timeout"] >= MAX_LATE
+        assert troubles.counts["timeout"] + troubles.counts["unavailable"] == 40
+        await answered(kong, spy, troubles)
         asked = len(hanging.asked)
         events = await asyncio.gather(*(kong.access(patient, TEST_HEADER) for _ in range(40)))
         assert {event.variant for event in events} == {"canary"}
@@ -334,45 +328,48 @@ async def test_a_broken_policy_stream_is_opened_again() -> None:
     async with stage() as (kong, spy, admin, troubles):
         instance = await kong.start(SEED | PATIENT)
         await kong.access(instance, TEST_HEADER)
-        for number in range(1, 4):
-            await until(lambda number=number: len(spy.watched) == number)  # type: ignore[misc]
-            await spy.heard()
+        await until(lambda: spy.watched[-1].baselines)
+        opened = len(spy.watched)
+        for number in range(3):
+            await until(lambda number=number: len(spy.watched) == opened + number)  # type: ignore[misc]
+            await spy.heard_all()
             spy.told.clear()
             spy.cut_streams()
-        await spy.heard()
+        await spy.heard_all()
         assert troubles.counts == {"policy-stream": 3}
         await admin.release(100)
         await until(lambda: any(message.policy.release.percentage == 100 for message in spy.told))
 
 
-async def test_service_keys_that_appear_together_are_all_followed() -> None:
+async def test_baselines_that_appear_together_are_all_declared() -> None:
     async with stage(spread=20) as (kong, spy, _, troubles):
         instance = await kong.start(SEED | PATIENT)
         names = {f"service-{number}" for number in range(60)}
         await asyncio.gather(
             *(kong.access(instance, get_service=SERVICE | {"name": name}) for name in names)
         )
-        await until(lambda: set(spy.watched[-1].service_keys) == names)
-        await until(lambda: names <= {message.service_key for message in spy.told})
-        assert {baseline.policy.service_key for baseline in spy.watched[-1].baselines} == names
+        await until(lambda: names == {b.policy.service_key for b in spy.watched[-1].baselines})
+        assert not any(watched.service_keys for watched in spy.watched)
         assert troubles.counts == {}
 
 
 async def test_a_policy_that_is_not_understood_does_not_hide_the_others() -> None:
-    async with stage() as (kong, spy, _, troubles):
+    async with stage() as (kong, spy, admin, troubles):
 
         def tell(message: pb.WatchPoliciesResponse) -> pb.WatchPoliciesResponse:
-            if message.service_key != "a":
+            if message.service_key != KEY:
                 return message
-            policy = policy_pb2.Policy(service_key="a", revision=1)
+            policy = policy_pb2.Policy(service_key=KEY, revision=1)
             policy.rules.add(name="from the future", variant=policy_pb2.VARIANT_CANARY)
-            return pb.WatchPoliciesResponse(service_key="a", policy=policy)
+            return pb.WatchPoliciesResponse(service_key=KEY, policy=policy)
 
         spy.tell = tell
+        await admin.release(0)
         instance = await kong.start(SEED | PATIENT)
-        for name in ("a", "b"):
+        for name in (KEY, "b"):
             await kong.access(instance, get_service=SERVICE | {"name": name})
-        await spy.heard("b")
+        await spy.heard()
+        await spy.heard_all()
         await spy.stop()
         async with asyncio.timeout(WITHIN_S):
             while not troubles.counts.keys() & {"alone-unavailable", "alone-timeout"}:
@@ -391,8 +388,8 @@ async def test_a_policy_of_five_megabytes_is_heard() -> None:
         instance = await kong.start(PATIENT)
         headers = {"x-user-id": users[-1]}
         assert (await kong.access(instance, headers)).variant == "canary"
-        await spy.heard()
-        assert spy.told[0].ByteSize() > 5_000_000
+        await until(lambda: any(message.ByteSize() > 5_000_000 for message in spy.told))
+        await asyncio.sleep(0)
         await spy.stop()
         assert (await known_alone(kong, instance, troubles, headers)).variant == "canary"
 
@@ -403,20 +400,36 @@ async def test_a_policy_stream_ends_when_cancelled_even_while_it_is_told_to_foll
 ) -> None:
     async with running_service() as service, spying(service.decision_address) as (spy, address):
         troubles, policies = Troubles(lambda: 0.0), KnownPolicies()
-        decider = RemoteDecider([address], policies, troubles)
-        stream = PolicyStream(decider, policies, troubles, "test")
+        service_at = Service([address])
+        persons = Persons(service_at.person)
+        stream = PolicyStream(service_at.stubs, policies, persons, troubles, "test")
         task = asyncio.create_task(stream.run())
-        stream.follow("one", None)
-        await until(lambda: policies.is_known("one"))
-        stream.follow("two", None)
+        await stream.complete.wait()
+        declared = read(SEED).baseline("one")
+        assert declared
+        stream.declare(declared)
         for _ in range(ticks):
             await asyncio.sleep(0)
         task.cancel()
         done, _ = await asyncio.wait([task], timeout=WITHIN_S)
         assert done == {task}
         assert task.cancelled()
-        assert spy.watched[0].service_keys == ["one"]
-        await decider.close()
+        assert len(spy.watched) <= 2
+        assert troubles.counts == {}
+        await service_at.close()
+
+
+async def test_a_baseline_that_the_service_refuses_does_not_hide_the_policies() -> None:
+    async with stage() as (kong, spy, admin, troubles):
+        spy.refuses_baselines = True
+        instance = await kong.start(SEED | PATIENT)
+        await kong.access(instance, TEST_HEADER)
+        await until(lambda: troubles.counts["baselines-refused"])
+        before = len(spy.told)
+        await admin.release(100)
+        await until(lambda: any(m.policy.release.percentage == 100 for m in spy.told[before:]))
+        assert troubles.counts == {"baselines-refused": 1}
+        assert [len(watched.baselines) for watched in spy.watched] == [0, 1, 0]
 
 
 async def test_the_log_names_no_header_value(caplog: pytest.LogCaptureFixture) -> None:
@@ -429,7 +442,7 @@ async def test_the_log_names_no_header_value(caplog: pytest.LogCaptureFixture) -
         async with stage() as (kong, spy, _, _):
             instance = await kong.start(SEED | PATIENT)
             await kong.access(instance, secrets, get_consumer={"username": "s3cret-consumer"})
-            await spy.heard(KEY)
+            await spy.heard_all()
             await spy.stop()
             for _ in range(5):
                 await kong.access(instance, secrets, get_consumer={"username": "s3cret-consumer"})

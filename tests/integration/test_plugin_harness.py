@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ SEED: dict[str, Any] = yaml.safe_load((DATA / "seed-plugin.yml").read_text())["p
 ]
 # Wide enough for a slow machine where the deadline is not what is tested.
 PATIENT = {"deadline_ms": 10_000}
+# For a service that is not there, or tells no policies: nothing is worth waiting for.
+QUICK = {"warm_up_s": 0.05}
 # Nothing listens there, and connecting fails at once.
 NOWHERE = "unix:/nonexistent/decision-service"
 
@@ -74,12 +76,17 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.address = "127.0.0.1:0"
         self._stub = decision_pb2_grpc.DecisionServiceStub(self._channel)
         self.asked: list[pb.DecideRequest] = []
+        self.batches: list[int] = []
+        """How many questions each message of a decide stream held."""
+        self.persons: list[pb.GetPersonRequest] = []
         self.watched: list[pb.WatchPoliciesRequest] = []
         self.told: list[pb.WatchPoliciesResponse] = []
         self.decide: Decide = lambda request, forward: forward(request)
         self.tell: Callable[[pb.WatchPoliciesResponse], pb.WatchPoliciesResponse] = lambda m: m
         self.is_mute = False
+        self.refuses_baselines = False
         self._calls: set[Any] = set()
+        self._cut: set[Any] = set()
 
     async def start(self) -> None:
         """Serve, at the same address as before."""
@@ -104,12 +111,43 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
             await context.abort(refusal.code, refusal.text)
             raise
 
+    async def DecideStream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        writing = asyncio.Lock()
+        await context.send_initial_metadata(())
+
+        async def answer(numbered: pb.NumberedRequest) -> None:
+            self.asked.append(numbered.request)
+            answered = pb.NumberedResponse(id=numbered.id)
+            try:
+                response = await self.decide(numbered.request, self._forward)
+                answered.response.CopyFrom(response)
+            except Refusal as refusal:
+                answered.error = refusal.text
+            async with writing:
+                await context.write(pb.DecideStreamResponse(responses=[answered]))
+
+        async with asyncio.TaskGroup() as answers:
+            async for batch in request_iterator:
+                self.batches.append(len(batch.requests))
+                for numbered in batch.requests:
+                    answers.create_task(answer(numbered))
+
+    async def GetPerson(  # noqa: N802
+        self, request: pb.GetPersonRequest, context: Any
+    ) -> pb.GetPersonResponse:
+        self.persons.append(request)
+        person: pb.GetPersonResponse = await self._stub.GetPerson(request, timeout=WITHIN_S)
+        return person
+
     async def _forward(self, request: pb.DecideRequest) -> pb.DecideResponse:
         response: pb.DecideResponse = await self._stub.Decide(request, timeout=WITHIN_S)
         return response
 
     async def WatchPolicies(self, request: pb.WatchPoliciesRequest, context: Any) -> Any:  # noqa: N802
         self.watched.append(request)
+        if self.refuses_baselines and request.baselines:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "of another version")
+        await context.send_initial_metadata(())
         call = self._stub.WatchPolicies(request)
         self._calls.add(call)
         try:
@@ -117,18 +155,30 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
                 if not self.is_mute:
                     self.told.append(message)
                     yield self.tell(message)
+        except asyncio.CancelledError:
+            if call not in self._cut:
+                raise
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         finally:
+            self._cut.discard(call)
             self._calls.discard(call)
             call.cancel()
 
     def cut_streams(self) -> None:
         """Break the policy streams that are open."""
+        self._cut |= self._calls
         for call in self._calls:
             call.cancel()
 
     async def heard(self, service_key: str = KEY) -> None:
         """Wait until the plugin was told of a service key's policy, and has taken it over."""
         await until(lambda: any(m.service_key == service_key for m in self.told), "a policy")
+        await asyncio.sleep(0)
+
+    async def heard_all(self) -> None:
+        """Wait until the plugin was told that it has heard of every policy."""
+        end = pb.WatchPoliciesResponse()
+        await until(lambda: end in self.told, "the end of the policies")
         await asyncio.sleep(0)
 
 
@@ -191,13 +241,28 @@ async def administering(service: Running) -> AsyncIterator[Admin]:
 
 @asynccontextmanager
 async def stage(
-    *, spread: int = 1, **settings: Any
+    *, spread: int = 1, is_mute: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[Kong, Spy, Admin, Troubles]]:
-    """Kong, plugin server, spy, real decision service."""
-    async with (
-        running_service() as service,
-        spying(service.decision_address) as (spy, address),
-        administering(service) as admin,
-        plugin(address, spread=spread, **settings) as (kong, troubles),
-    ):
+    """Kong, plugin server, spy, real decision service; ``is_mute``: no policy is ever told."""
+    async with AsyncExitStack() as later:
+        service = await later.enter_async_context(running_service())
+        spy, address = await later.enter_async_context(spying(service.decision_address))
+        admin = await later.enter_async_context(administering(service))
+        if is_mute:
+            spy.is_mute = True
+            settings = QUICK | settings
+        kong, troubles = await later.enter_async_context(plugin(address, spread=spread, **settings))
+        if is_mute:
+            await answered(kong, spy, troubles)
         yield kong, spy, admin, troubles
+
+
+async def answered(kong: Kong, spy: Spy, troubles: Troubles) -> None:
+    """Wait until questions reach the spy, and forget those that it took."""
+    instance = await kong.start(PATIENT)
+    async with asyncio.timeout(WITHIN_S):
+        while not spy.asked:
+            await kong.access(instance)
+    await kong.call("plugin.CloseInstance", instance)
+    spy.asked.clear()
+    troubles.counts.clear()

@@ -720,7 +720,10 @@ async def test_without_a_socket_the_command_says_what_to_give() -> None:
 async def test_sigterm_lets_events_end_and_exits_with_0() -> None:
     with tempfile.TemporaryDirectory(prefix="kong-") as directory, serve_in_thread() as service:
         path = Path(directory) / "s"
-        arguments = ("--socket", str(path), "--decision-service", service.decision_address)
+        arguments = (
+            *("--socket", str(path), "--decision-service", service.decision_address),
+            *("--outcomes", "off"),
+        )
         async with process(*arguments) as child, Kong(path) as kong:
             assert child.stderr is not None
             assert b"ready socket=" in await child.stderr.readline()

@@ -117,7 +117,7 @@ class Calls:
     async def metric(self, name: str, **labels: str) -> float:
         """A sample; 0 if there is none."""
         return sum(
-            sample.value
+            float(sample.value)
             for sample in await self.samples()
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -206,6 +206,16 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(LIMIT_S):
         while not await is_so():
             pass
+
+
+async def until_so(is_so: Callable[[], bool]) -> None:
+    """Let others go on until it is so."""
+
+    async def is_so_by_then() -> bool:
+        await asyncio.sleep(0)
+        return is_so()
+
+    await until(is_so_by_then)
 
 
 @contextmanager

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import yaml
+from canary_plugin.__main__ import main
+from canary_plugin.outcomes.lines import LOG_FORMAT, access_log
 from canary_plugin.schema import plugin_info
+from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 KONG_YML = ROOT / "kong/kong.yml"
@@ -49,3 +54,26 @@ def test_kong_loads_the_plugin_that_the_query_command_describes() -> None:
     settings = (ROOT / "kong/kong.conf").read_text().splitlines()
     assert f"plugins = bundled,{described['Name']}" in settings
     assert not [line for line in settings if line.startswith("pluginserver_canary_start_cmd")]
+
+
+def test_kong_logs_to_the_plugin_server_in_the_format_that_it_reads() -> None:
+    settings = (ROOT / "kong/kong.conf").read_text().splitlines()
+    assert f"nginx_http_log_format = {LOG_FORMAT}" in settings
+    assert f"nginx_proxy_access_log = {access_log('/run/canary/outcomes.sock')}" in settings
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "phases"),
+    [
+        ([], ["access"]),
+        (["off"], ["access"]),
+        (["syslog"], ["access"]),
+        (["log"], ["access", "log"]),
+    ],
+)
+def test_kong_calls_the_log_phase_only_where_outcomes_come_by_it(
+    outcomes: list[str], phases: list[str]
+) -> None:
+    options = ["--dump", *(["--outcomes", *outcomes] if outcomes else [])]
+    (described,) = json.loads(CliRunner().invoke(main, options).output)
+    assert described["Phases"] == phases

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from canary_engine import parse
-from decision_svc.follower import Follower
+from decision_svc.follower import Follower, cancel
 from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import ChangeRecord, Document, StoreError, StoreUnavailable
 from structlog.testing import capture_logs
+from support.calls import until_so
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -84,9 +85,7 @@ class Parts:
         await asyncio.gather(task, return_exceptions=True)
 
     async def has(self, revision: int, service_key: str = "shop") -> None:
-        async with asyncio.timeout(10):
-            while self.snapshot.revision(service_key) != revision:
-                await asyncio.sleep(0)
+        await until_so(lambda: self.snapshot.revision(service_key) == revision)
 
 
 async def test_a_load_that_a_newer_write_overtook_does_not_set_the_snapshot_back() -> None:
@@ -142,21 +141,50 @@ async def test_whatever_fails_following_goes_on_and_the_store_counts_as_down_mea
         async with parts.following() as task:
             await parts.has(1)
             parts.store.failure = failure
-            async with asyncio.timeout(10):
-                while parts.people.is_store_up:
-                    await asyncio.sleep(0)
+            await until_so(lambda: not parts.people.is_store_up)
             parts.store.failure = None
             await parts.save(2)
             await parts.has(2)
-            async with asyncio.timeout(10):
-                while not parts.people.is_store_up:
-                    await asyncio.sleep(0)
+            await until_so(lambda: parts.people.is_store_up)
             assert not task.done()
     assert parts.states == [True, False, True]
     lost = [line for line in logs if line["event"] == "store lost, going on from memory"]
     assert [line["error"] for line in lost] == [str(failure)]
     tracebacks = [line for line in logs if line.get("exc_info")]
     assert bool(tracebacks) is isinstance(failure, ValueError)
+
+
+class Swallower(Store):
+    """Loses the first cancellation, as asyncio.wait_for does in Python 3.11."""
+
+    is_asked = False
+    has_swallowed = False
+
+    async def revisions(self) -> Mapping[str, int]:
+        self.is_asked = True
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self.has_swallowed:
+                raise
+            self.has_swallowed = True
+        return {}
+
+
+async def test_following_ends_when_it_is_told_to_though_a_cancellation_is_lost() -> None:
+    store, snapshot, metrics = Swallower(), Snapshot(), Metrics()
+    people = People(store, clock=lambda: 0.0, max_age_s=60, deadline_s=1)
+    parts = Parts()
+    follower = Follower(
+        store, store, snapshot, people, metrics,
+        compare_every_s=0, on_store_state=parts._tell,
+    )  # fmt: skip
+    task = asyncio.create_task(follower.run())
+    await until_so(lambda: store.is_asked)
+    async with asyncio.timeout(10):
+        await cancel(task)
+    assert task.cancelled()
+    assert store.has_swallowed
 
 
 async def test_one_spoiled_policy_does_not_keep_the_others_from_being_followed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -52,9 +53,7 @@ class Forgetful(MemoryStore):
         if loss == "before":
             raise StoreUnavailable("no answer")
         if loss == "to another":
-            other = ChangeRecord(
-                revision=record.revision, actor="bob", at=NOW, reason="", summary=""
-            )
+            other = replace(record, actor="bob")
             await super().save(service_key, document, other)
             raise StoreUnavailable("no answer")
         await super().save(service_key, document, record, members)

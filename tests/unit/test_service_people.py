@@ -109,13 +109,25 @@ async def test_a_profile_that_changes_during_a_read_leaves_no_valid_copy_of_the_
     await turn()
     await store.put_profile("u", PREMIUM)
     people.outdate("u")
+    store.gate.set()
+    assert (await before).profile == Profile()
+    assert people.copy(policy(), "u") is None
+    assert (await people.read(policy(), "u")).profile == PREMIUM
+
+
+async def test_one_who_asks_after_a_profile_changed_does_not_join_the_read_from_before(
+    people: People, store: SlowStore
+) -> None:
+    store.gate.clear()
+    before = asyncio.create_task(people.read(policy(), "u"))
+    await turn()
+    await store.put_profile("u", PREMIUM)
+    people.outdate("u")
     after = asyncio.create_task(people.read(policy(), "u"))
     await turn()
     store.gate.set()
     assert (await before).profile == Profile()
     assert (await after).profile == PREMIUM
-    copy = people.copy(policy(), "u")
-    assert copy is None or copy.profile == PREMIUM
 
 
 async def test_an_announced_profile_is_read_anew_for_service_keys_known_by_baseline_only(

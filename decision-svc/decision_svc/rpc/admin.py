@@ -24,8 +24,10 @@ from decision_svc.decider import Decider
 from decision_svc.documents import stored_policy
 from decision_svc.editor import Editor, Who
 from decision_svc.errors import BadRequest, NotFound
+from decision_svc.outcomes.protocol import Outcomes
 from decision_svc.profiles import profile_document, profile_of
 from decision_svc.rpc import convert
+from decision_svc.rpc import outcomes as outcome_messages
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.protocol import PeopleStore, PolicyStore, StoreError, StoreUnavailable
 
@@ -48,9 +50,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         snapshot: Snapshot,
         baselines: Baselines,
         decider: Decider,
+        outcomes: Outcomes,
     ) -> None:
         self._editor, self._policies, self._people = editor, policies, people
         self._snapshot, self._baselines, self._decider = snapshot, baselines, decider
+        self._outcomes = outcomes
 
     # Versions and releases
 
@@ -289,6 +293,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             for found in findings
         ]
         return pb.ExplainResponse(decision=convert.decision(decision), stages=stages, in_force=why)
+
+    async def ListOutcomes(self, request: pb.ListOutcomesRequest, context: Context) -> Any:
+        window_s = outcome_messages.window_s(request)
+        key = request.service_key
+        found = await self._outcomes.read(key, window_s)
+        if not found and not (self._snapshot.get(key) or self._baselines.declares(key)):
+            raise NotFound(f"service_key: nobody declares {key!r}")
+        return outcome_messages.listed(found)
 
     async def _change(self, request: Any, edit: Any, summary: str, members: Any = ()) -> int:
         change = request.change

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import cast
 
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2 as policy_pb
@@ -24,36 +26,56 @@ REASONS = {reason: policy_pb.Reason.Value("REASON_" + reason.name) for reason in
 
 def question(message: pb.DecideRequest) -> Question:
     """The facts of a request."""
+    # A message has all that a request has by the same names, and is read as one: copying it
+    # would take as long as deciding.
     return Question(
-        service_key=message.service_key,
-        request=Request(
-            headers=message.headers,
-            cookies=message.cookies,
-            client_ip=message.client_ip,
-            path=message.path,
-            consumer=message.consumer,
-            flags=tuple(message.flags),
-            fallback_key=message.fallback_key,
-        ),
-        baseline_hash=message.baseline_hash,
-        reads_digest=message.reads_digest,
+        message.service_key,
+        cast(Request, message),
+        message.baseline_hash,
+        message.reads_digest,
     )
+
+
+def write_decision(value: Decision, message: policy_pb.Decision) -> None:
+    """Write a decision into an empty message."""
+    variant, version, backend, reason, matched, bucket, *others = value
+    message.MergeFromString(_but_bucket(variant, version, backend, reason, matched, *others))
+    if bucket is not None:
+        message.bucket = bucket
 
 
 def decision(value: Decision) -> policy_pb.Decision:
     """A decision as a message."""
+    message = policy_pb.Decision()
+    write_decision(value, message)
+    return message
+
+
+# Decisions of one policy differ in little else than the bucket.
+@lru_cache(maxsize=4_096)
+def _but_bucket(
+    variant: Variant,
+    version: str,
+    backend_: Backend | None,
+    reason: Reason,
+    matched: str,
+    release_id: str,
+    policy_revision: int,
+    issue_cookie: bool,
+    degraded: bool,
+) -> bytes:
+    """A decision's message without its bucket, serialized."""
     return policy_pb.Decision(
-        variant=VARIANTS[value.variant],
-        version=value.version,
-        backend=backend(value.backend) if value.backend else None,
-        reason=REASONS[value.reason],
-        matched=value.matched,
-        bucket=value.bucket,
-        release_id=value.release_id,
-        policy_revision=value.policy_revision,
-        issue_cookie=value.issue_cookie,
-        degraded=value.degraded,
-    )
+        variant=VARIANTS[variant],
+        version=version,
+        backend=backend(backend_) if backend_ else None,
+        reason=REASONS[reason],
+        matched=matched,
+        release_id=release_id,
+        policy_revision=policy_revision,
+        issue_cookie=issue_cookie,
+        degraded=degraded,
+    ).SerializeToString()
 
 
 def backend(value: Backend) -> policy_pb.Backend:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
 from time import perf_counter
 from typing import Any
 
@@ -12,12 +14,15 @@ import structlog
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
 from canary_engine.errors import CanaryError
+from canary_engine.model import Decision
 
 from decision_svc.baselines import Baselines
 from decision_svc.decider import Decider, Resend, Waiting
 from decision_svc.errors import BadRequest
-from decision_svc.metrics import Metrics
+from decision_svc.metrics import Counted, Metrics
+from decision_svc.outcomes.protocol import Outcomes, Reported
 from decision_svc.rpc import convert
+from decision_svc.rpc import outcomes as outcome_messages
 from decision_svc.rpc.errors import status_of
 from decision_svc.snapshot import Snapshot
 
@@ -25,26 +30,36 @@ log = structlog.get_logger()
 
 MAX_WATCHED = 10_000
 Context = grpc.aio.ServicerContext[Any, Any]
+Counts = Counter[Counted]
 
 
 class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     """Decides from memory; see decision.proto for what each call promises."""
 
     def __init__(
-        self, decider: Decider, snapshot: Snapshot, baselines: Baselines, metrics: Metrics
+        self,
+        decider: Decider,
+        snapshot: Snapshot,
+        baselines: Baselines,
+        outcomes: Outcomes,
+        metrics: Metrics,
     ) -> None:
         self._decider, self._snapshot = decider, snapshot
-        self._baselines, self._metrics = baselines, metrics
+        self._baselines, self._outcomes, self._metrics = baselines, outcomes, metrics
 
     async def Decide(  # noqa: N802 - the proto's name
         self, request: pb.DecideRequest, context: Context
     ) -> pb.DecideResponse:
         started = perf_counter()
         try:
-            answer = self._answer(request)
-            if isinstance(answer, pb.DecideResponse):
-                return answer
-            return await self._finish(request, answer)
+            counts: Counts = Counter()
+            answer = self._answer(request, self._decider.now(), counts)
+            if isinstance(answer, Waiting):
+                answer = await self._finish(request, answer, counts)
+            response = pb.DecideResponse()
+            _write(answer, response)
+            self._metrics.count(counts)
+            return response
         except Exception as error:
             self._metrics.errors.labels(status_of(error)[0].name).inc()
             raise
@@ -63,14 +78,20 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         async with asyncio.TaskGroup() as late:
             async for batch in request_iterator:
                 started = perf_counter()
-                ready = []
+                now, ready = self._decider.now(), pb.DecideStreamResponse()
+                counts: Counts = Counter()
                 for numbered in batch.requests:
-                    answer = self._answered(numbered)
+                    try:
+                        answer = self._answer(numbered.request, now, counts)
+                    except Exception as error:
+                        self._refuse(numbered.id, error, ready)
+                        continue
                     if isinstance(answer, Waiting):
                         late.create_task(self._answer_late(numbered, answer, write))
                     else:
-                        ready.append(answer)
-                if ready:
+                        _add(numbered.id, answer, ready)
+                self._metrics.count(counts)
+                if ready.responses:
                     await write(ready)
                 self._metrics.latency.labels("stream").observe(perf_counter() - started)
 
@@ -105,54 +126,72 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         if isinstance(changed, frozenset):
             users = sorted(changed - {""})
             return pb.WatchPoliciesResponse(outdated_users=users, all_outdated="" in changed)
-        policy = self._snapshot.get(changed)
+        policy = self._snapshot.get(changed) if changed else None
         message = convert.policy_message(policy) if policy else None
         return pb.WatchPoliciesResponse(service_key=changed, policy=message)
 
-    def _answered(self, numbered: pb.NumberedRequest) -> pb.NumberedResponse | Waiting:
-        try:
-            answer = self._answer(numbered.request)
-        except Exception as error:
-            return self._refused(numbered, error)
-        if isinstance(answer, Waiting):
-            return answer
-        return pb.NumberedResponse(id=numbered.id, response=answer)
+    async def ReportOutcomes(  # noqa: N802 - the proto's name
+        self, request: pb.ReportOutcomesRequest, context: Context
+    ) -> pb.ReportOutcomesResponse:
+        reported = outcome_messages.reported(request)
+        self._snapshot.check_loaded()
+        unknown = {r.labels.service_key for r in reported} - self._declared(reported)
+        # What was added may be answered late, when nobody declares the service key any more.
+        if unknown and not await self._outcomes.is_added(request.batch_id):
+            return pb.ReportOutcomesResponse(unknown_service_keys=sorted(unknown))
+        if await self._outcomes.add(request.batch_id, reported):
+            self._metrics.count_outcomes(reported)
+            for why in ("unlabelled", "foreign", "garbage", "dropped"):
+                self._metrics.uncounted.labels(why).inc(getattr(request, why))
+        return pb.ReportOutcomesResponse()
 
-    def _refused(self, numbered: pb.NumberedRequest, error: Exception) -> pb.NumberedResponse:
+    def _declared(self, reported: Iterable[Reported]) -> set[str]:
+        """The service keys that somebody declares: gateways must not be able to make labels."""
+        return {
+            key
+            for key in {r.labels.service_key for r in reported}
+            if self._snapshot.get(key) or self._baselines.declares(key)
+        }
+
+    def _refuse(self, id_: int, error: Exception, ready: pb.DecideStreamResponse) -> None:
         """Whatever is wrong with one request, the others in the stream get their answers."""
         code, text = status_of(error)
         self._metrics.errors.labels(code.name).inc()
         if code is grpc.StatusCode.INTERNAL:
             log.error("request in a stream failed", exc_info=error)
-        return pb.NumberedResponse(id=numbered.id, error=text)
+        ready.responses.add(id=id_, error=text)
 
     async def _answer_late(
         self, numbered: pb.NumberedRequest, waiting: Waiting, write: _Writer
     ) -> None:
+        ready, counts = pb.DecideStreamResponse(), Counter[Counted]()
         try:
-            response = await self._finish(numbered.request, waiting)
-            answered = pb.NumberedResponse(id=numbered.id, response=response)
+            answer = await self._finish(numbered.request, waiting, counts)
         except Exception as error:
-            answered = self._refused(numbered, error)
-        await write([answered])
+            self._refuse(numbered.id, error, ready)
+        else:
+            _add(numbered.id, answer, ready)
+            self._metrics.count(counts)
+        await write(ready)
 
-    def _answer(self, request: pb.DecideRequest) -> pb.DecideResponse | Waiting:
+    def _answer(
+        self, request: pb.DecideRequest, now: datetime, counts: Counts
+    ) -> Decision | Resend | Waiting:
         if request.HasField("baseline"):
             self._learn(request.baseline)
-        answer = self._decider.decide_now(convert.question(request))
-        if isinstance(answer, Waiting):
-            return answer
-        if isinstance(answer, Resend):
+        answer = self._decider.decide_now(convert.question(request), now)
+        if isinstance(answer, Decision):
+            counts[self._label(request), answer.variant, answer.reason, answer.degraded] += 1
+        elif isinstance(answer, Resend):
             self._metrics.resends.inc()
-            reads = convert.reads_message(answer.reads)
-            return pb.DecideResponse(resend=pb.Resend(reads=reads, baseline=answer.baseline))
-        self._metrics.count(self._label(request), answer)
-        return pb.DecideResponse(decision=convert.decision(answer))
+        return answer
 
-    async def _finish(self, request: pb.DecideRequest, waiting: Waiting) -> pb.DecideResponse:
+    async def _finish(
+        self, request: pb.DecideRequest, waiting: Waiting, counts: Counts
+    ) -> Decision:
         decision = await self._decider.finish(waiting)
-        self._metrics.count(self._label(request), decision)
-        return pb.DecideResponse(decision=convert.decision(decision))
+        counts[self._label(request), decision.variant, decision.reason, decision.degraded] += 1
+        return decision
 
     def _label(self, request: pb.DecideRequest) -> str:
         """The service key if somebody declared it: clients must not be able to make labels."""
@@ -163,6 +202,19 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         self._baselines.learn(baseline.hash, convert.policy_document(baseline.policy))
 
 
+def _add(id_: int, answer: Decision | Resend, ready: pb.DecideStreamResponse) -> None:
+    numbered = ready.responses.add(id=id_)
+    _write(answer, numbered.response)
+
+
+def _write(answer: Decision | Resend, response: pb.DecideResponse) -> None:
+    if isinstance(answer, Decision):
+        convert.write_decision(answer, response.decision)
+    else:
+        response.resend.reads.CopyFrom(convert.reads_message(answer.reads))
+        response.resend.baseline = answer.baseline
+
+
 class _Writer:
     """Writes answers to a stream one message at a time, whoever has them."""
 
@@ -170,6 +222,6 @@ class _Writer:
         self._context = context
         self._lock = asyncio.Lock()
 
-    async def __call__(self, responses: Iterable[pb.NumberedResponse]) -> None:
+    async def __call__(self, ready: pb.DecideStreamResponse) -> None:
         async with self._lock:
-            await self._context.write(pb.DecideStreamResponse(responses=responses))
+            await self._context.write(ready)

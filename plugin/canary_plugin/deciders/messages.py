@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2 as policy_pb
 from canary_documents import to_document, to_message
 from canary_engine import parse
-from canary_engine.model import Backend, Decision, Policy, Reads, Reason, Variant
+from canary_engine.model import (
+    Backend,
+    Decision,
+    Person,
+    Policy,
+    Profile,
+    Reads,
+    Reason,
+    Variant,
+)
 
 from canary_plugin.config import Baseline
 from canary_plugin.deciders.protocol import Projection, Question, Undecided
@@ -78,6 +89,23 @@ def projection(message: policy_pb.Reads) -> Projection:
         consumer=message.consumer,
     )
     return Projection(wanted, message.digest)
+
+
+def person(message: pb.GetPersonResponse) -> Person:
+    """What the service's store knows of a user."""
+    profile = Profile()
+    if message.HasField("profile"):
+        found = message.profile
+        has_time = found.HasField("registered_at")
+        profile = Profile(
+            tier=found.tier,
+            registered_at=found.registered_at.ToDatetime(tzinfo=UTC) if has_time else None,
+            region=found.region,
+            tags=frozenset(found.tags),
+            custom=dict(found.custom),
+        )
+    listed_in = frozenset(message.listed_in)
+    return Person(listed_in=listed_in, profile=profile, is_known=message.is_known)
 
 
 def policy(message: pb.WatchPoliciesResponse) -> Policy | None:

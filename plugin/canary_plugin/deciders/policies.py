@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from canary_engine import reads
 from canary_engine.baseline import in_force
@@ -17,10 +18,14 @@ NOTHING = Projection(reads.NOTHING, reads.digest(reads.NOTHING))
 
 
 class KnownPolicies:
-    """Service key to the stored policy as last heard; None means "there is none"."""
+    """Service key to the stored policy as last heard; None means "there is none".
+
+    Until ``heard_all`` a key that is not here is unknown; after it, it has no policy.
+    """
 
     def __init__(self) -> None:
         self._stored: dict[str, Policy | None] = {}
+        self._is_complete = False
         self._compiled: OrderedDict[tuple[str, str], CompiledPolicy] = OrderedDict()
 
     def heard(self, service_key: str, policy: Policy | None) -> None:
@@ -29,18 +34,24 @@ class KnownPolicies:
         for key in [key for key in self._compiled if key[0] == service_key]:
             del self._compiled[key]
 
+    def heard_all(self, service_keys: Collection[str]) -> None:
+        """These are all the service has; what is held of others is forgotten."""
+        for service_key in set(self._stored).difference(service_keys):
+            self.heard(service_key, None)
+        self._is_complete = True
+
     def is_known(self, service_key: str) -> bool:
-        """Whether the service has ever said what its policy is."""
-        return service_key in self._stored
+        """Whether the service has said what its policy is, or that there is none."""
+        return self._is_complete or service_key in self._stored
 
     def ruling(self, service_key: str, baseline: Baseline | None) -> CompiledPolicy | None:
         """What rules, as far as is known; None before the service was heard."""
-        if service_key not in self._stored:
+        if not self.is_known(service_key):
             return None
         key = (service_key, baseline.hash if baseline else "")
         found = self._compiled.get(key)
         if found is None:
-            stored = self._stored[service_key]
+            stored = self._stored.get(service_key)
             ruling = in_force(service_key, stored, baseline.policy if baseline else None)
             found = self._compiled[key] = CompiledPolicy(ruling.policy)
             if len(self._compiled) > MAX_COMPILED:
@@ -55,8 +66,8 @@ class KnownPolicies:
         """
         ruling = self.ruling(service_key, baseline)
         if ruling is not None:
-            return Projection(ruling.reads, ruling.reads_digest)
+            return Projection(ruling.reads, ruling.reads_digest, ruling.user_id_header)
         if baseline is None:
             return NOTHING
         guess = reads.of(baseline.policy)
-        return Projection(guess, reads.digest(guess))
+        return Projection(guess, reads.digest(guess), baseline.policy.identity.user_id_header)

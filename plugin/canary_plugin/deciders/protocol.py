@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,21 +21,29 @@ class Undecided(CanaryError):  # noqa: N818 - it says what is the matter
 
 
 class Projection(NamedTuple):
-    """The reads by which facts are chosen, and their digest; "" if they are a guess."""
+    """The reads by which facts are chosen, their digest, and the header that names the user; ""
+    where the policy that asks is not known here.
+    """
 
     reads: Reads
     digest: str
+    user_id_header: str = ""
+
+
+Answer = Decision | Projection
 
 
 @dataclass(slots=True, kw_only=True)
 class Question:
-    """The facts of one request, and how they were chosen."""
+    """The facts of one request, and how they were chosen; ``ends`` is the monotonic time by
+    which there must be an answer.
+    """
 
     service_key: str
     request: Request
     baseline: Baseline | None
     digest: str
-    deadline_s: float
+    ends: float
 
 
 class Decider(Protocol):
@@ -44,9 +53,9 @@ class Decider(Protocol):
         """What to read for a service key. Never waits."""
         ...
 
-    async def decide(self, question: Question) -> Decision | Projection:
+    def decide(self, question: Question) -> Answer | Awaitable[Answer]:
         """The decision, or the projection by which the facts must be gathered anew.
 
-        Raises Undecided; takes at most the question's deadline.
+        At once where it can be had at once; else by the question's end. Raises Undecided.
         """
         ...

@@ -6,7 +6,8 @@ keeps every question's.
 
 A breaker stops paying the deadline when the service is known to be gone: at once when the stream
 is down, and after ``MAX_LATE`` questions in a row got no answer in time. Then one question at a
-time is let through as a probe, every ``PROBE_EVERY_S``, until an answer comes in time.
+time is let through as a probe, every ``PROBE_EVERY_S``, until an answer comes in time. Where
+there is another address, that is gone to instead.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MAX_LATE = 16
 PROBE_EVERY_S = 0.1
 MAX_IN_MESSAGE = 512
+OPENING_S = 1.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 
 Answered = Callable[["pb.DecideResponse | Undecided"], None]
@@ -45,20 +47,23 @@ class DecideStream:
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._is_mute = asyncio.Event()
         self._next = 0
         self._late = 0
         self._probed = 0.0
         self._at = 0
         self._has_heard = False
         self.is_open = False
+        self.opened = asyncio.Event()
+        """Set once the stream stood for the first time."""
 
     def ask(self, request: pb.DecideRequest, ends: float, answered: Answered) -> None:
         """Ask; ``answered`` is called once, by ``ends`` (monotonic), with the answer or why not."""
         if not self.is_open:
-            answered(Undecided("unavailable", "the stream is down"))
+            self._tell(answered, Undecided("unavailable", "the stream is down"))
             return
         if self._late >= MAX_LATE and not self._may_probe():
-            answered(Undecided("timeout", "the service has stopped answering in time"))
+            self._tell(answered, Undecided("timeout", "the service has stopped answering in time"))
             return
         id_ = self._next
         self._next = id_ + 1
@@ -76,7 +81,7 @@ class DecideStream:
             self._has_heard = False
             try:
                 await self._serve(stub)
-            except (grpc.aio.AioRpcError, grpc.aio.UsageError, ConnectionError) as error:
+            except Exception as error:  # whatever it is, the stream must come back
                 self._troubles.count("decide-stream", _told(error))
             finally:
                 self._fail_all("unavailable", "the stream broke")
@@ -90,17 +95,22 @@ class DecideStream:
         call = stub.DecideStream()
         try:
             # The service answers the opening with its headers, so a dead address shows here.
-            await call.initial_metadata()
-            self.is_open = True
+            async with asyncio.timeout(OPENING_S):
+                await call.initial_metadata()
+            if call.done():  # a call that failed has headers too, empty ones
+                raise ConnectionError(f"{(await call.code()).name}: {await call.details()}")
             self._late = 0
+            self._is_mute.clear()
+            self.is_open = True
+            self.opened.set()
             async with asyncio.TaskGroup() as group:
-                writing = group.create_task(self._write(call))
+                group.create_task(self._write(call))
+                group.create_task(self._leave_when_mute())
                 async for message in call:
                     self._hear(message)
-                writing.cancel()
-            raise ConnectionError("the service ended the stream")
+                raise ConnectionError("the service ended the stream")
         except BaseExceptionGroup as errors:
-            raise ConnectionError(str(errors.exceptions[0])) from errors
+            raise ConnectionError(_told(errors.exceptions[0])) from errors
         finally:
             self.is_open = False
             call.cancel()
@@ -118,17 +128,27 @@ class DecideStream:
                 )
                 await call.write(pb.DecideStreamRequest(requests=batch))
 
+    async def _leave_when_mute(self) -> None:
+        await self._is_mute.wait()
+        raise ConnectionError("the service has stopped answering in time")
+
     def _hear(self, message: pb.DecideStreamResponse) -> None:
-        self._late = 0
         self._has_heard = True
         for numbered in message.responses:
             answered = self._waiting.pop(numbered.id, None)
             if answered is None:
                 continue  # too late, or for somebody else
+            self._late = 0
             if numbered.HasField("response"):
-                answered(numbered.response)
+                self._tell(answered, numbered.response)
             else:
-                answered(Undecided("refused", numbered.error))
+                self._tell(answered, Undecided("refused", numbered.error))
+
+    def _tell(self, answered: Answered, response: pb.DecideResponse | Undecided) -> None:
+        try:
+            answered(response)
+        except Exception as error:  # one asker's bug must not cost the others their answers
+            self._troubles.count("plugin-error", _told(error))
 
     def _may_probe(self) -> bool:
         now = monotonic()
@@ -139,9 +159,16 @@ class DecideStream:
 
     def _end_by(self, ends: float, id_: int) -> None:
         heappush(self._deadlines, (ends, id_))
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(ends - monotonic(), 0.0), self._expire)
+        if self._deadlines[0][1] != id_ and self._timer is not None:
+            return
+        # The first of all: deadlines differ, so the timer may be set to a later one.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._set_timer(ends - monotonic())
+
+    def _set_timer(self, left_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(left_s, 0.0), self._expire)
 
     def _expire(self) -> None:
         """Fail what is over, forget what was answered, and set the timer for what is next."""
@@ -150,20 +177,26 @@ class DecideStream:
         while self._deadlines:
             ends, id_ = self._deadlines[0]
             if id_ in self._waiting and ends > now:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(ends - now, self._expire)
+                if self._timer is None:  # else an asker that was told has asked again
+                    self._set_timer(ends - now)
                 return
             heappop(self._deadlines)
             answered = self._waiting.pop(id_, None)
             if answered is not None:
                 self._late += 1
-                answered(Undecided("timeout"))
+                if self._late >= MAX_LATE and len(self._stubs) > 1:
+                    self._is_mute.set()
+                self._tell(answered, Undecided("timeout"))
 
     def _fail_all(self, cause: str, detail: str) -> None:
         waiting, self._waiting = self._waiting, {}
         self._outgoing.clear()
+        self._deadlines.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for answered in waiting.values():
-            answered(Undecided(cause, detail))
+            self._tell(answered, Undecided(cause, detail))
 
 
 def _told(error: BaseException) -> str:

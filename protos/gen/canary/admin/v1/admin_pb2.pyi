@@ -1850,3 +1850,171 @@ class Stage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
+@_typing.final
+class ListOutcomesRequest(_message.Message):
+    """Request of ListOutcomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key. NOT_FOUND if nobody declares it."""
+    window_s: _builtins.int
+    """How far to look back, in seconds, rounded up to tens; 0: 60. At most 900."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        window_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_key", b"service_key", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOutcomesRequest: _TypeAlias = ListOutcomesRequest  # noqa: Y015
+
+@_typing.final
+class ListOutcomesResponse(_message.Message):
+    """Answer of ListOutcomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionOutcomes]:
+        """A version and variant of a release each; those without outcomes are left out."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___VersionOutcomes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOutcomesResponse: _TypeAlias = ListOutcomesResponse  # noqa: Y015
+
+@_typing.final
+class VersionOutcomes(_message.Message):
+    """What became of the requests for one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatusesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    variant: _policy_pb2.Variant.ValueType
+    """The variant."""
+    release_id: _builtins.str
+    """The release that was in progress; "baseline" for a gateway's own."""
+    requests: _builtins.int
+    """How many requests there were."""
+    errors: _builtins.int
+    """How many of them were answered with 500 or above."""
+    lost: _builtins.int
+    """Labelled requests of which a gateway never heard again; not among the requests."""
+    @_builtins.property
+    def statuses(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Requests by status code."""
+
+    @_builtins.property
+    def request(self) -> Global___LatencySummary:
+        """From the first byte of the request to the last of the response."""
+
+    @_builtins.property
+    def upstream(self) -> Global___LatencySummary:
+        """Spent on the backend, of requests that reached one."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        variant: _policy_pb2.Variant.ValueType = ...,
+        release_id: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        statuses: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        lost: _builtins.int = ...,
+        request: Global___LatencySummary | None = ...,
+        upstream: Global___LatencySummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "lost", b"lost", "release_id", b"release_id", "request", b"request", "requests", b"requests", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionOutcomes: _TypeAlias = VersionOutcomes  # noqa: Y015
+
+@_typing.final
+class LatencySummary(_message.Message):
+    """Durations in milliseconds; the quantiles are within 1 %."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_MS_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many durations there are; all else is 0 when there is none."""
+    mean_ms: _builtins.float
+    """The average."""
+    p50_ms: _builtins.float
+    """Half take no longer."""
+    p95_ms: _builtins.float
+    """95 of 100 take no longer."""
+    p99_ms: _builtins.float
+    """99 of 100 take no longer."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        mean_ms: _builtins.float = ...,
+        p50_ms: _builtins.float = ...,
+        p95_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean_ms", b"mean_ms", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencySummary: _TypeAlias = LatencySummary  # noqa: Y015

@@ -190,6 +190,11 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ListOutcomes = channel.unary_unary(
+                '/canary.admin.v1.AdminService/ListOutcomes',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -413,6 +418,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOutcomes(self, request, context):
+        """Says what became of the latest requests, by version, as far as this replica was told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -570,6 +582,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ListOutcomes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOutcomes,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1410,6 +1427,33 @@ class AdminService:
             '/canary.admin.v1.AdminService/Explain',
             canary_dot_admin_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOutcomes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/ListOutcomes',
+            canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.FromString,
             options,
             channel_credentials,
             insecure,

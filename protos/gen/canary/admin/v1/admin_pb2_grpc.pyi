@@ -102,6 +102,8 @@ class AdminServiceStub:
     """Lists what was changed, newest first."""
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Says where a request would go, and what every stage says about it."""
+    ListOutcomes: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]
+    """Says what became of the latest requests, by version, as far as this replica was told."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -170,6 +172,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists what was changed, newest first."""
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says where a request would go, and what every stage says about it."""
+    ListOutcomes: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]  # type: ignore[assignment]
+    """Says what became of the latest requests, by version, as far as this replica was told."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Steers releases. All of it is also in canaryctl."""
@@ -421,5 +425,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ExplainResponse, _abc.Awaitable[_admin_pb2.ExplainResponse]]:
         """Says where a request would go, and what every stage says about it."""
+
+    @_abc_1.abstractmethod
+    def ListOutcomes(
+        self,
+        request: _admin_pb2.ListOutcomesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListOutcomesResponse, _abc.Awaitable[_admin_pb2.ListOutcomesResponse]]:
+        """Says what became of the latest requests, by version, as far as this replica was told."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

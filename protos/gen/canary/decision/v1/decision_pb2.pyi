@@ -376,7 +376,9 @@ class WatchPoliciesResponse(_message.Message):
     OUTDATED_USERS_FIELD_NUMBER: _builtins.int
     ALL_OUTDATED_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
-    """Name of the thing being released."""
+    """Name of the thing being released. Empty in a stream of all policies: every policy
+    there was has been told; and where another field says so.
+    """
     all_outdated: _builtins.bool
     """If true, this message tells no policy but that any profile may have changed."""
     @_builtins.property
@@ -462,3 +464,191 @@ class GetPersonResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPersonResponse: _TypeAlias = GetPersonResponse  # noqa: Y015
+
+@_typing.final
+class ReportOutcomesRequest(_message.Message):
+    """What became of the requests that a gateway has heard of since its last batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    UNLABELLED_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    GARBAGE_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """Chosen at random by the gateway; stays when the batch is sent again."""
+    gateway: _builtins.str
+    """Name of the gateway, for people."""
+    unlabelled: _builtins.int
+    """Requests without a label: nobody decided, or nothing had to be said of the decision."""
+    foreign: _builtins.int
+    """Requests whose label the gateway does not await: forged, repeated or too late."""
+    garbage: _builtins.int
+    """Lines that could not be read."""
+    dropped: _builtins.int
+    """Outcomes that were counted but could not be told in time."""
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeSeries]:
+        """The outcomes."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        series: _abc.Iterable[Global___OutcomeSeries] | None = ...,
+        unlabelled: _builtins.int = ...,
+        foreign: _builtins.int = ...,
+        garbage: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dropped", b"dropped", "foreign", b"foreign", "garbage", b"garbage", "gateway", b"gateway", "series", b"series", "unlabelled", b"unlabelled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOutcomesRequest: _TypeAlias = ReportOutcomesRequest  # noqa: Y015
+
+@_typing.final
+class OutcomeSeries(_message.Message):
+    """The outcomes of one label set within the same ten seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatusesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """Name of the thing being released."""
+    version: _builtins.str
+    """The version that was chosen."""
+    variant: _policy_pb2.Variant.ValueType
+    """The variant that was chosen."""
+    release_id: _builtins.str
+    """The release that was in progress; "baseline" for a gateway's own."""
+    age_s: _builtins.int
+    """How long before the sending they happened, to within five seconds."""
+    lost: _builtins.int
+    """Labelled requests of which the gateway never heard again."""
+    @_builtins.property
+    def statuses(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Requests by status code."""
+
+    @_builtins.property
+    def request(self) -> Global___LatencyHistogram:
+        """From the first byte of the request to the last of the response."""
+
+    @_builtins.property
+    def upstream(self) -> Global___LatencyHistogram:
+        """Spent on the backend, over all tries; only of requests that reached one."""
+
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        version: _builtins.str = ...,
+        variant: _policy_pb2.Variant.ValueType = ...,
+        release_id: _builtins.str = ...,
+        age_s: _builtins.int = ...,
+        statuses: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        request: Global___LatencyHistogram | None = ...,
+        upstream: Global___LatencyHistogram | None = ...,
+        lost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "lost", b"lost", "release_id", b"release_id", "request", b"request", "service_key", b"service_key", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeSeries: _TypeAlias = OutcomeSeries  # noqa: Y015
+
+@_typing.final
+class LatencyHistogram(_message.Message):
+    """Durations counted in buckets: bucket 0 holds zero, bucket i holds durations in
+    microseconds above g^(i-2) up to g^(i-1), with g = 1.01 / 0.99.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    SUM_US_FIELD_NUMBER: _builtins.int
+    sum_us: _builtins.int
+    """Sum of the durations in microseconds."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The buckets that hold something, in rising order."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many each of them holds."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        sum_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "counts", b"counts", "sum_us", b"sum_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyHistogram: _TypeAlias = LatencyHistogram  # noqa: Y015
+
+@_typing.final
+class ReportOutcomesResponse(_message.Message):
+    """Answer of ReportOutcomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_SERVICE_KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown_service_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Service keys that nobody declares; if there is one, nothing of the batch was taken over."""
+
+    def __init__(
+        self,
+        *,
+        unknown_service_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_service_keys", b"unknown_service_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOutcomesResponse: _TypeAlias = ReportOutcomesResponse  # noqa: Y015

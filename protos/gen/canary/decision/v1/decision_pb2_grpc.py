@@ -55,6 +55,11 @@ class DecisionServiceStub:
                 request_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.SerializeToString,
                 response_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcomes = channel.unary_unary(
+                '/canary.decision.v1.DecisionService/ReportOutcomes',
+                request_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesRequest.SerializeToString,
+                response_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesResponse.FromString,
+                _registered_method=True)
 
 
 class DecisionServiceServicer:
@@ -91,6 +96,13 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOutcomes(self, request, context):
+        """Takes over what became of requests. The same batch, sent again, counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecisionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.GetPerson,
                     request_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.FromString,
                     response_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.SerializeToString,
+            ),
+            'ReportOutcomes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcomes,
+                    request_deserializer=canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesRequest.FromString,
+                    response_serializer=canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class DecisionService:
             '/canary.decision.v1.DecisionService/GetPerson',
             canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonRequest.SerializeToString,
             canary_dot_decision_dot_v1_dot_decision__pb2.GetPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcomes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.decision.v1.DecisionService/ReportOutcomes',
+            canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesRequest.SerializeToString,
+            canary_dot_decision_dot_v1_dot_decision__pb2.ReportOutcomesResponse.FromString,
             options,
             channel_credentials,
             insecure,

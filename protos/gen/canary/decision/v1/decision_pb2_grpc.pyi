@@ -45,6 +45,8 @@ class DecisionServiceStub:
     """
     GetPerson: _grpc.UnaryUnaryMultiCallable[_decision_pb2.GetPersonRequest, _decision_pb2.GetPersonResponse]
     """Says what the store knows of a user, for gateways that decide by themselves."""
+    ReportOutcomes: _grpc.UnaryUnaryMultiCallable[_decision_pb2.ReportOutcomesRequest, _decision_pb2.ReportOutcomesResponse]
+    """Takes over what became of requests. The same batch, sent again, counts once."""
 
 @_typing.type_check_only
 class DecisionServiceAsyncStub(DecisionServiceStub):
@@ -63,6 +65,8 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     """
     GetPerson: _aio.UnaryUnaryMultiCallable[_decision_pb2.GetPersonRequest, _decision_pb2.GetPersonResponse]  # type: ignore[assignment]
     """Says what the store knows of a user, for gateways that decide by themselves."""
+    ReportOutcomes: _aio.UnaryUnaryMultiCallable[_decision_pb2.ReportOutcomesRequest, _decision_pb2.ReportOutcomesResponse]  # type: ignore[assignment]
+    """Takes over what became of requests. The same batch, sent again, counts once."""
 
 class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decides where requests go. Answers come from memory."""
@@ -102,5 +106,13 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_decision_pb2.GetPersonResponse, _abc.Awaitable[_decision_pb2.GetPersonResponse]]:
         """Says what the store knows of a user, for gateways that decide by themselves."""
+
+    @_abc_1.abstractmethod
+    def ReportOutcomes(
+        self,
+        request: _decision_pb2.ReportOutcomesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decision_pb2.ReportOutcomesResponse, _abc.Awaitable[_decision_pb2.ReportOutcomesResponse]]:
+        """Takes over what became of requests. The same batch, sent again, counts once."""
 
 def add_DecisionServiceServicer_to_server(servicer: DecisionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

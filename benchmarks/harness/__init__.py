@@ -1,0 +1,1 @@
+"""What the suites share: one policy, processes to measure against, medians and their table."""

@@ -1,0 +1,66 @@
+"""What happened to proxied requests: counted per label set, merged without loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from canary_engine.histogram import Histogram
+from canary_engine.model import Variant
+
+FIRST_ERROR = 500
+
+
+class Labels(NamedTuple):
+    """What an outcome belongs to."""
+
+    service_key: str
+    version: str
+    variant: Variant
+    release_id: str
+
+
+class Tally:
+    """The outcomes of one label set: statuses, latencies, and how many are known to be missing.
+
+    ``upstream`` holds the requests that reached a backend, so it may hold fewer than ``request``.
+    """
+
+    __slots__ = ("lost", "request", "statuses", "upstream")
+
+    def __init__(
+        self,
+        statuses: Mapping[int, int] | None = None,
+        request: Histogram | None = None,
+        upstream: Histogram | None = None,
+        lost: int = 0,
+    ) -> None:
+        self.statuses: Counter[int] = Counter(statuses or {})
+        self.request = request or Histogram()
+        self.upstream = upstream or Histogram()
+        self.lost = lost
+
+    @property
+    def requests(self) -> int:
+        """How many outcomes were counted."""
+        return self.statuses.total()
+
+    @property
+    def errors(self) -> int:
+        """How many of them were the server's fault."""
+        return sum(n for status, n in self.statuses.items() if status >= FIRST_ERROR)
+
+    def add(self, status: int, request_us: int, upstream_us: int | None) -> None:
+        """Count an outcome; ``upstream_us`` is None if no backend was asked."""
+        self.statuses[status] += 1
+        self.request.add(request_us)
+        if upstream_us is not None:
+            self.upstream.add(upstream_us)
+
+    def merge(self, other: Tally) -> None:
+        """Add all of another's."""
+        self.statuses.update(other.statuses)
+        self.request.merge(other.request)
+        self.upstream.merge(other.upstream)
+        self.lost += other.lost

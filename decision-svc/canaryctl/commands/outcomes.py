@@ -1,0 +1,39 @@
+"""``outcomes``: what became of the latest requests, by version."""
+
+from __future__ import annotations
+
+import click
+from canary.admin.v1 import admin_pb2
+
+from canaryctl import render, tables
+from canaryctl.options import Verb, reads
+from canaryctl.session import Session
+
+
+@click.command(cls=Verb)
+@reads
+@click.option(
+    "--window",
+    "window_s",
+    type=click.IntRange(1, 900),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How far to look back.",
+)
+def outcomes(session: Session, service: str, window_s: int) -> None:
+    """Show what became of the latest requests: errors and latencies by version.
+
+    Only labelled requests are counted: those to the canary, and those to stable where the
+    plugin's config says label_stable.
+    """
+    request = admin_pb2.ListOutcomesRequest(service_key=service, window_s=window_s)
+    found = session.call(session.admin.ListOutcomes, request).outcomes
+    session.show(
+        {
+            "service_key": service,
+            "window_s": window_s,
+            "outcomes": render.documents(found),
+        },
+        lambda: [tables.outcomes(service, window_s, found)],
+    )

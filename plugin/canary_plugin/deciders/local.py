@@ -1,0 +1,55 @@
+"""Decides in the plugin's own process, by the policies that the service streams."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from time import monotonic
+
+from canary_engine import decide as engine
+from canary_engine.decide import CompiledPolicy
+from canary_engine.model import Decision, PersonNeeded
+
+from canary_plugin.config import Baseline
+from canary_plugin.deciders.persons import Persons
+from canary_plugin.deciders.policies import KnownPolicies
+from canary_plugin.deciders.protocol import Answer, Decider, Projection, Question
+
+
+class LocalDecider:
+    """The same engine as the service's. Until a policy is known, ``remote`` is asked instead."""
+
+    def __init__(self, policies: KnownPolicies, persons: Persons, remote: Decider) -> None:
+        self._policies, self._persons, self._remote = policies, persons, remote
+
+    def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
+        """See Decider."""
+        return self._policies.projection(service_key, baseline)
+
+    def decide(self, question: Question) -> Answer | Awaitable[Answer]:
+        """See Decider."""
+        ruling = self._policies.ruling(question.service_key, question.baseline)
+        if ruling is None:
+            return self._remote.decide(question)
+        if question.digest and question.digest != ruling.reads_digest:
+            return Projection(ruling.reads, ruling.reads_digest, ruling.user_id_header)
+        now = datetime.now(UTC)
+        answer = engine.decide(ruling, question.request, None, now)
+        if not isinstance(answer, PersonNeeded):
+            return answer
+        person = self._persons.copy(ruling.policy, answer.user)
+        if person is None:
+            return self._decide_later(ruling, question, answer.user)
+        return _decision(engine.decide(ruling, question.request, person, now))
+
+    async def _decide_later(
+        self, ruling: CompiledPolicy, question: Question, user: str
+    ) -> Decision:
+        left_s = max(question.ends - monotonic(), 0.0)
+        person = await self._persons.read(ruling.policy, user, left_s)
+        return _decision(engine.decide(ruling, question.request, person, datetime.now(UTC)))
+
+
+def _decision(answer: Decision | PersonNeeded) -> Decision:
+    assert isinstance(answer, Decision), "a person was given"
+    return answer

@@ -1,0 +1,295 @@
+"""Questions over one stream: whatever the service does, each gets exactly one answer, in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+from canary.decision.v1 import decision_pb2 as pb
+from canary_engine.model import UNKNOWN, Person, Policy
+from canary_plugin.deciders.persons import Persons
+from canary_plugin.deciders.protocol import Undecided
+from canary_plugin.deciders.service import Service
+from canary_plugin.deciders.stream import MAX_LATE, PROBE_EVERY_S, DecideStream
+from canary_plugin.troubles import Troubles
+from integration.test_plugin_harness import NOWHERE, Spy, spying, until
+
+Answers = list[Any]
+
+
+@asynccontextmanager
+async def streaming(*addresses: str) -> AsyncIterator[tuple[DecideStream, Troubles]]:
+    service, troubles = Service(addresses), Troubles(monotonic)
+    stream = DecideStream(service.stubs, troubles)
+    task = asyncio.create_task(stream.run())
+    try:
+        await until(lambda: stream.is_open)
+        yield stream, troubles
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await service.close()
+
+
+@pytest.fixture
+async def spy() -> AsyncIterator[Spy]:
+    async with spying(NOWHERE) as (spying_there, _):
+        spying_there.decide = echo
+        yield spying_there
+
+
+async def echo(request: pb.DecideRequest, _: Any) -> pb.DecideResponse:
+    response = pb.DecideResponse()
+    response.resend.reads.digest = request.service_key
+    return response
+
+
+async def never(_: pb.DecideRequest, __: Any) -> pb.DecideResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def ask(stream: DecideStream, names: list[str], within_s: float) -> dict[str, Answers]:
+    found: dict[str, Answers] = {name: [] for name in names}
+    ends = monotonic() + within_s
+    for name in names:
+        stream.ask(pb.DecideRequest(service_key=name), ends, found[name].append)
+    return found
+
+
+def names(count: int) -> list[str]:
+    return [f"question-{number}" for number in range(count)]
+
+
+def causes(found: dict[str, Answers]) -> list[list[str]]:
+    return [[getattr(a, "cause", "answered") for a in answers] for answers in found.values()]
+
+
+async def test_all_questions_of_one_moment_travel_as_one_message(spy: Spy) -> None:
+    async with streaming(spy.address) as (stream, _):
+        found = ask(stream, names(200), 20)
+        await until(lambda: all(found.values()))
+        assert spy.batches == [200]
+        for name, answers in found.items():
+            assert [answer.resend.reads.digest for answer in answers] == [name]
+
+
+async def test_answers_out_of_order_reach_those_who_asked(spy: Spy) -> None:
+    last = asyncio.Event()
+
+    async def backwards(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        if request.service_key != "question-9":
+            await last.wait()
+        last.set()
+        return await echo(request, forward)
+
+    spy.decide = backwards
+    async with streaming(spy.address) as (stream, _):
+        found = ask(stream, names(10), 20)
+        await until(lambda: all(found.values()))
+        assert [answers[0].resend.reads.digest for answers in found.values()] == names(10)
+
+
+async def test_a_thousand_questions_to_a_mute_service_all_end_in_time_and_once(spy: Spy) -> None:
+    spy.decide = never
+    async with streaming(spy.address) as (stream, _):
+        started = monotonic()
+        found = ask(stream, names(1_000), 0.1)
+        await until(lambda: all(found.values()))
+        assert 0.1 <= monotonic() - started < 2
+        assert causes(found) == [["timeout"]] * 1_000
+
+
+async def test_there_is_one_timer_and_it_is_set_to_the_first_deadline(
+    spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy.decide = never
+    async with streaming(spy.address) as (stream, _):
+        loop = asyncio.get_running_loop()
+        real, timers = loop.call_later, []
+
+        def counted(delay: float, callback: Any, *args: Any, **kw: Any) -> asyncio.TimerHandle:
+            if getattr(callback, "__self__", None) is stream:
+                timers.append(delay)
+            return real(delay, callback, *args, **kw)
+
+        monkeypatch.setattr(loop, "call_later", counted)
+        patient = ask(stream, names(100), 1_000)
+        assert len(timers) == 1
+        hasty = ask(stream, names(100), 0.05)
+        assert len(timers) == 2
+        await until(lambda: all(hasty.values()))
+        assert not any(patient.values())
+    assert causes(patient) == [["unavailable"]] * 100
+
+
+async def test_the_breaker_opens_probes_and_closes(spy: Spy) -> None:
+    spy.decide = never
+    async with streaming(spy.address) as (stream, _):
+        late = ask(stream, names(MAX_LATE), 0.02)
+        await until(lambda: all(late.values()))
+        ask(stream, ["probe"], 0.02)
+        broken = ask(stream, names(50), PROBE_EVERY_S)
+        assert sum(bool(answers) for answers in broken.values()) >= 49, "answered at once"
+        spy.decide = echo
+
+        def is_closed() -> bool:
+            ask(stream, ["probe"], 20)
+            return stream._late == 0
+
+        await until(is_closed)
+        found = ask(stream, names(50), 20)
+        await until(lambda: all(found.values()))
+        assert causes(found) == [["answered"]] * 50
+
+
+async def test_late_answers_do_not_close_the_breaker(spy: Spy) -> None:
+    gate = asyncio.Event()
+
+    async def late(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        await gate.wait()
+        return await echo(request, forward)
+
+    spy.decide = late
+    async with streaming(spy.address) as (stream, _):
+        found = ask(stream, names(MAX_LATE), 0.02)
+        await until(lambda: all(found.values()))
+        gate.set()
+        await until(lambda: stream._has_heard)
+        assert stream._late == MAX_LATE
+        assert causes(found) == [["timeout"]] * MAX_LATE
+
+
+async def test_when_the_stream_breaks_every_question_gets_one_answer_and_others_go_on(
+    spy: Spy,
+) -> None:
+    spy.decide = never
+    async with spying(NOWHERE) as (other, second), streaming(spy.address, second) as (stream, _):
+        other.decide = echo
+        found = ask(stream, names(100), 20)
+        await until(lambda: len(spy.asked) == 100)
+        await spy.stop()
+        await until(lambda: all(found.values()))
+        assert causes(found) == [["unavailable"]] * 100
+        await until(lambda: stream.is_open)
+        again = ask(stream, names(10), 20)
+        await until(lambda: all(again.values()))
+        assert causes(again) == [["answered"]] * 10
+        await spy.start()
+
+
+async def test_an_asker_that_fails_does_not_cost_the_others_their_answers(spy: Spy) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("an asker's bug")
+
+    async with streaming(spy.address) as (stream, troubles):
+        stream.ask(pb.DecideRequest(), monotonic() + 20, fail)
+        found = ask(stream, names(10), 20)
+        await until(lambda: all(found.values()))
+        assert causes(found) == [["answered"]] * 10
+        assert troubles.counts == {"plugin-error": 1}
+
+
+async def test_a_cancelled_stream_leaves_no_task_and_no_timer(spy: Spy) -> None:
+    spy.decide = never
+    async with streaming(spy.address) as (stream, _):
+        found = ask(stream, names(10), 1_000)
+    assert causes(found) == [["unavailable"]] * 10
+    assert stream._timer is None
+    left = {str(task.get_coro()) for task in asyncio.all_tasks()}
+    assert not any("DecideStream._" in name for name in left)
+
+
+async def test_a_dead_address_is_never_open_and_pauses_are_jittered_and_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def noted(pause_s: float) -> None:
+        pauses.append(pause_s)
+        await real(0)
+
+    monkeypatch.setattr("canary_plugin.deciders.stream.asyncio.sleep", noted)
+    service, troubles = Service([NOWHERE]), Troubles(monotonic)
+    stream = DecideStream(service.stubs, troubles)
+    task = asyncio.create_task(stream.run())
+    async with asyncio.timeout(20):
+        while len(pauses) < 12:
+            await real(0.001)
+    task.cancel()
+    await asyncio.wait([task])
+    await service.close()
+    assert not stream.opened.is_set()
+    assert max(pauses) <= 1.0
+    assert len(set(pauses)) > 1
+    answers = ask(stream, ["one"], 20)
+    assert isinstance(answers["one"][0], Undecided)
+
+
+def test_no_address_is_refused_with_a_clear_message() -> None:
+    with pytest.raises(ValueError, match="no address of a decision service"):
+        Service([])
+
+
+SHOP = Policy(service_key="shop", membership_epoch=1)
+
+
+async def test_a_person_is_asked_for_once_until_the_service_says_otherwise() -> None:
+    asked: list[str] = []
+    known = Person(listed_in=frozenset({"staff"}))
+
+    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
+        asked.append(user)
+        return known
+
+    persons = Persons(fetch)
+    assert persons.copy(SHOP, "ann") is None
+    assert await persons.read(SHOP, "ann", 20) == known
+    assert persons.copy(SHOP, "ann") == known
+    persons.outdate(["bob"])
+    assert persons.copy(SHOP, "ann") == known
+    for outdate in (lambda: persons.outdate(["ann"]), persons.outdate_all):
+        outdate()
+        assert persons.copy(SHOP, "ann") is None
+        await persons.read(SHOP, "ann", 20)
+        assert persons.copy(SHOP, "ann") == known
+    assert persons.copy(Policy(service_key="shop", membership_epoch=2), "ann") is None
+    assert asked == ["ann"] * 3
+
+
+async def test_a_change_while_a_person_is_asked_for_makes_the_copy_old() -> None:
+    gate = asyncio.Event()
+
+    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
+        await gate.wait()
+        return Person()
+
+    persons = Persons(fetch)
+    reading = asyncio.create_task(persons.read(SHOP, "ann", 20))
+    await until(lambda: persons._reading)
+    await asyncio.sleep(0)
+    persons.outdate(["ann"])
+    gate.set()
+    await reading
+    assert persons.copy(SHOP, "ann") is None
+
+
+async def test_a_store_that_is_down_leaves_the_old_copy_and_a_late_one_nobody() -> None:
+    answers = [Person(listed_in=frozenset({"staff"})), UNKNOWN]
+
+    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
+        if user == "late":
+            await asyncio.Event().wait()
+        return answers.pop(0)
+
+    persons = Persons(fetch)
+    first = await persons.read(SHOP, "ann", 20)
+    persons.outdate_all()
+    assert await persons.read(SHOP, "ann", 20) == first
+    assert persons.copy(SHOP, "ann") is None
+    assert await persons.read(SHOP, "late", 0.01) == UNKNOWN
