@@ -22,6 +22,7 @@ from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.handler import Handler
+from canary_plugin.names import Names
 from canary_plugin.outcomes.aggregate import Aggregate
 from canary_plugin.outcomes.handlers import ListeningHandler, ReportingHandler
 from canary_plugin.outcomes.ledger import GRACE_S, Ledger, expect_nothing
@@ -82,6 +83,8 @@ async def running(settings: Settings) -> AsyncIterator[Troubles]:
         every_s=settings.outcomes_every_s,
     )
 
+    names = Names(time.monotonic)
+
     def make(raw: Mapping[str, Any]) -> Handler:
         config = plugin_config.read(raw)
         for complaint in config.complaints:
@@ -91,7 +94,7 @@ async def running(settings: Settings) -> AsyncIterator[Troubles]:
                 raw.get("__plugin_id", "?"),
                 complaint,
             )
-        parts = (config, decider, wait, troubles, policy_stream.declare)
+        parts = (config, decider, wait, troubles, policy_stream.declare, names.resolves)
         if settings.outcomes == "log":
             return ReportingHandler(*parts, expect=ledger.expect, hear=ledger.settle)
         if settings.outcomes == "syslog":

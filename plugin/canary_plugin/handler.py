@@ -46,11 +46,12 @@ class Handler:
         wait: Wait,
         troubles: Troubles,
         declare: Callable[[Baseline], None],
+        resolves: Callable[[str, float], Awaitable[bool]],
         expect: Expect = expect_nothing,
     ) -> None:
         self._config, self._decider = config, decider
         self._wait, self._troubles, self._declare = wait, troubles, declare
-        self._expect = expect
+        self._resolves, self._expect = resolves, expect
         self._service: Service | None = None
         self._baselines: dict[str, Baseline | None] = {}
 
@@ -173,6 +174,8 @@ class Handler:
         if decision.release_id != BASELINE_ID:
             return False
         # A baseline's upstream may be a plain host, on the service's port.
+        if not self._wait(self._resolves(backend.upstream, self._config.deadline_s)):
+            return False
         return gateway.set_target(backend.upstream, service.port)
 
 

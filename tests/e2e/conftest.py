@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 from dev_stack.demo import get
@@ -10,6 +10,20 @@ from dev_stack.processes import wait_until
 from dev_stack.stack import CANARY, Stack
 from support.admin import Admin, admin_of
 from support.stack import Client, client_of, running_stack
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is shown with what the plugin server and the gateway said last."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(running, Stack):
+        report.sections.append(("plugin server", running.plugin.output()[-3_000:]))
+        report.sections.append(("decision service", running.decision.output()[-2_000:]))
+        report.sections.append(("gateway", running.gateway.log()[-2_000:]))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -291,15 +291,27 @@ async def test_a_baseline_without_an_upstream_of_that_name_goes_to_the_host(
     staged: Stage,
 ) -> None:
     kong, _, _, troubles = staged
-    instance = await start(kong)
+    instance = await start(kong, upstream_host_header="localhost")
     event = await kong.access(instance, TEST_HEADER, set_upstream=None)
     assert event.methods[-4:] == [
         "service.set_upstream", "service.set_target",
         "service.request.set_headers", "log.set_serialize_value",
     ]  # fmt: skip
-    assert event.all_args("service.set_target") == [["canary.yyc3-xy-api", 1229]]
-    assert (event.variant, event.told["host"]) == ("canary", "canary.yyc3-xy-api")
+    assert event.all_args("service.set_target") == [["localhost", 1229]]
+    assert (event.variant, event.told["host"]) == ("canary", "localhost")
     assert troubles.counts == {}
+
+
+async def test_a_baseline_whose_host_leads_nowhere_serves_stable_and_is_counted(
+    staged: Stage,
+) -> None:
+    kong, _, _, troubles = staged
+    instance = await start(kong, upstream_host_header="canary.invalid")
+    for _ in range(2):
+        event = await kong.access(instance, TEST_HEADER, set_upstream=None)
+        assert event.all_args("service.set_target") == []
+        assert event.told == {}
+    assert troubles.counts == {"no-backend": 2}
 
 
 async def test_a_canary_upstream_goes_before_the_host_header(staged: Stage) -> None:
@@ -340,9 +352,9 @@ async def test_a_release_with_a_host_and_port_uses_them(staged: Stage) -> None:
 async def test_a_service_at_an_address_never_gets_an_upstream(staged: Stage, host: str) -> None:
     kong, _, admin, troubles = staged
     service = SERVICE | {"host": host}
-    instance = await start(kong)
+    instance = await start(kong, upstream_host_header="localhost")
     event = await kong.access(instance, TEST_HEADER, get_service=service)
-    assert event.upstream == "canary.yyc3-xy-api:1229"
+    assert event.upstream == "localhost:1229"
     assert "service.set_upstream" not in event.methods
     await admin.release(100)
     event = await kong.access(instance, {"x-user-id": "u"}, get_service=service)

@@ -43,11 +43,19 @@ class Admin:
         return int(started.revision)
 
     def end(self) -> None:
-        """Roll the release back if there is one in progress."""
+        """Roll the release back if there is one in progress, and remove rules and segments."""
         for service in self("ListServices").services:
-            is_ours = service.service_key == self.service_key
-            if is_ours and service.release.status in (1, 2):
-                self("EndRelease", status="rolled-back")
+            if service.service_key == self.service_key:
+                if service.release.status in (1, 2):
+                    self("EndRelease", status="rolled-back")
+                self._clear()
+
+    def _clear(self) -> None:
+        """Leave no rule and no segment to the next test."""
+        policy = self("GetPolicy", service_key=self.service_key).policy
+        self("SetRules", rules=[])
+        for segment in policy.segments:
+            self("RemoveSegment", name=segment.name)
 
 
 @contextmanager

@@ -111,6 +111,11 @@ class Events:
                 self._troubles.count("left-by-kong", "Kong did not go on with an event")
                 self._drop(event)
 
+    def drop_all(self) -> None:
+        """End every event; whoever waits for one goes on."""
+        for event in list(self._events.values()):
+            self._drop(event)
+
     def _run(self, event: _Event, switch: Callable[..., Any], *with_: Any) -> None:
         try:
             self._go_on(event, switch(*with_))

@@ -93,5 +93,16 @@ class Instances:
         for id_ in [id_ for id_, found in self._instances.items() if found.used < idle]:
             del self._instances[id_]
 
+    def described(self) -> Iterator[tuple[int, str, str]]:
+        """Id, name and config of every instance, for another worker."""
+        for id_, found in self._instances.items():
+            yield id_, found.name, json.dumps(found.config)
+
+    def adopt(self, id_: int, name: str, config_json: str) -> None:
+        """Go on with an instance of another worker."""
+        config = json.loads(config_json)
+        now = self._clock()
+        self._instances[id_] = Instance(name, config, self._make(config), self._now(), now)
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._instances)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from canary_plugin.troubles import Troubles
 MAX_MESSAGE = 16 << 20
 BACKLOG = 4_096
 SWEEP_EVERY_S = 0.5
+BEGINNINGS = frozenset({"plugin.StartInstance", "plugin.HandleEvent"})
 
 
 class PluginServer:
@@ -30,6 +32,8 @@ class PluginServer:
     def __init__(self, instances: Instances, events: Events, troubles: Troubles) -> None:
         self._instances, self._events, self._troubles = instances, events, troubles
         self._connections: set[Connection] = set()
+        self.held: dict[Connection, list[tuple[int, str, list[Any]]]] | None = None
+        """Not None: calls that begin something are kept here, for the worker that comes next."""
         self._calls: dict[str, Callable[[Any, Reply], None]] = {
             "plugin.StartInstance": self._start_instance,
             "plugin.InstanceStatus": lambda id_, reply: reply(instances.status(id_)),
@@ -60,6 +64,34 @@ class PluginServer:
                 await self._events.emptied.wait()
         for connection in list(self._connections):
             connection.close()
+
+    def hold(self) -> None:
+        """From now on begin nothing."""
+        self.held = {}
+
+    async def quiet(self, limit_s: float) -> None:
+        """Wait until no event is in progress; end those that take longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._events.emptied.wait()
+        self._events.drop_all()
+
+    def released(self) -> Iterator[tuple[int, bytes]]:
+        """Give up every connection: a file descriptor and the calls that were held on it."""
+        held = self.held or {}
+        for connection in list(self._connections):
+            fd = connection.release()
+            if fd >= 0:
+                calls = (_packed([0, *call]) for call in held.get(connection, ()))
+                yield fd, b"".join(calls)
+
+    async def adopt(self, connection: socket.socket, held: bytes) -> None:
+        """Go on with a connection of another worker."""
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.connect_accepted_socket(self.connection, connection)
+        if held:
+            protocol.data_received(held)
 
     async def sweep_for_ever(self) -> None:
         """Keep events and instances bounded, until cancelled."""
@@ -94,6 +126,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._server, self._connections, self._troubles = server, connections, troubles
         self._transport: asyncio.Transport | None = None
+        self._is_whole = True
         # Header values are bytes; what is no UTF-8 becomes lone surrogates and goes back as is.
         self._unpacker = msgpack.Unpacker(
             raw=False,
@@ -116,16 +149,36 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def release(self) -> int:
+        """Leave the connection to somebody else; -1 if something of it is under way here."""
+        transport, self._transport = self._transport, None
+        self._connections.discard(self)
+        if transport is None:
+            return -1
+        transport.pause_reading()
+        if not self._is_whole or transport.get_write_buffer_size():
+            transport.close()
+            return -1
+        fd = os.dup(transport.get_extra_info("socket").fileno())
+        transport.abort()
+        return fd
+
     def data_received(self, data: bytes) -> None:
+        self._is_whole = False
         try:
             self._unpacker.feed(data)
             for _, id_, method, args in self._unpacker:
+                self._is_whole = True
                 self._call(id_, method, args)
         except (msgpack.UnpackException, msgpack.BufferFull, ValueError, TypeError) as error:
             self._troubles.count("bad-message", f"{type(error).__name__}: {error}")
             self.close()
 
     def _call(self, id_: int, method: str, args: list[Any]) -> None:
+        held = self._server.held
+        if held is not None and method in BEGINNINGS:
+            held.setdefault(self, []).append((id_, method, args))
+            return
         try:
             self._server.call(method, args, lambda result: self._write(id_, None, result))
         except Exception as error:  # Kong must get an answer to every call
@@ -136,8 +189,20 @@ class Connection(asyncio.Protocol):
     def _write(self, id_: int, error: str | None, result: Any) -> None:
         if self._transport is None:
             return
-        message = msgpack.packb([1, id_, error, result], unicode_errors="surrogateescape")
-        self._transport.write(message)
+        self._transport.write(_packed([1, id_, error, result]))
+
+
+def _packed(message: list[Any]) -> bytes:
+    packed: bytes = msgpack.packb(message, unicode_errors="surrogateescape")
+    return packed
+
+
+async def listen_on(server: PluginServer, listening: socket.socket) -> asyncio.Server:
+    """Accept on a socket that belongs to somebody else."""
+    listening.setblocking(False)
+    return await asyncio.get_running_loop().create_unix_server(
+        server.connection, sock=listening, backlog=BACKLOG
+    )
 
 
 async def listen(server: PluginServer, path: str, mode: int) -> asyncio.Server:
