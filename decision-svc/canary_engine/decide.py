@@ -412,9 +412,10 @@ class DefaultStage:
 
     reason = Reason.DEFAULT
 
-    def __init__(self, verdicts: Verdicts) -> None:
+    def __init__(self, verdicts: Verdicts, percentage: PercentageStage | None) -> None:
         self._decision = verdicts.make(Variant.STABLE, self.reason)
         self._issuing = verdicts.make(Variant.STABLE, self.reason, issue=True)
+        self._percentage = percentage
 
     def decide(self, asked: Asked) -> Answer | None:
         # A key that a segment's or a flag's share was measured with must stay: with a new
@@ -422,7 +423,9 @@ class DefaultStage:
         return self._issuing if asked.issued else self._decision
 
     def finding(self, asked: Asked) -> str:
-        return "nothing else matched"
+        if self._percentage is None:
+            return "nothing else matched"
+        return f"nothing else matched, and {self._percentage.finding(asked)}"
 
 
 Stage = (
@@ -482,9 +485,11 @@ def _stages(policy: Policy) -> tuple[Stage, ...]:
         stages.append(SegmentStage(verdicts, policy.segments, policy.identity))
     if policy.flags and Reason.FLAG in last:
         stages.append(FlagStage(verdicts, policy))
+    drawn = None
     if Reason.PERCENTAGE in last:
-        stages.append(PercentageStage(verdicts, release.share))
-    return (*stages, DefaultStage(verdicts))
+        drawn = PercentageStage(verdicts, release.share)
+        stages.append(drawn)
+    return (*stages, DefaultStage(verdicts, drawn))
 
 
 def decide(

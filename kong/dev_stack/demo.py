@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -151,7 +152,7 @@ class _Tour:
         print("   (Redis is back, with all it was told)")
         rollback = ("release", "rollback", SERVICE_KEY, "--reason", "end of the tour")
         self._until(lambda: self._ctl_quiet(*rollback), 0)
-        print(f"   $ canaryctl {' '.join(rollback)}")
+        print(f"   $ canaryctl {shlex.join(rollback)}")
         self._ctl("history", SERVICE_KEY)
 
     def _same(self, expected: dict[str, str]) -> None:
@@ -176,7 +177,7 @@ class _Tour:
         print(f"   {len(found)} users: {shares}")
 
     def _ctl(self, *arguments: str, check: bool = True) -> int:
-        print(f"   $ canaryctl {' '.join(arguments)}")
+        print(f"   $ canaryctl {shlex.join(arguments)}")
         done = self._run_ctl(arguments)
         for line in (done.stdout + done.stderr).rstrip().splitlines():
             print(f"     {line}")
