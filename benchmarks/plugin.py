@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
 
 import uvloop
-from dev_stack.processes import Process, wait_until
 from harness.kong_side import Kong
 from harness.policies import header_policy, visitors
 from harness.results import Goal, Row, report, row
-from harness.service import BASELINES, service
+from harness.servers import EMPTY, empty_plugin_server, plugin_server, takes
+from harness.service import service
 
 ROUNDS = 9
 SECONDS = 0.7
 IN_FLIGHT = (16, 64)
 GOALS = {"local": 1.1, "remote": 0.7}
-EMPTY = "kong-pdk gevent, empty plugin"
-EMPTY_PLUGIN = BASELINES / "empty_plugin"
 
 
 def main() -> None:
     """Measure and report."""
     notes = [f"policy of 4 header and cookie rules and a percentage; {ROUNDS} rounds"]
-    deciders = [name for name in GOALS if name == "remote" or takes_decider()]
+    deciders = [name for name in GOALS if name == "remote" or takes("--decider")]
     if "local" not in deciders:
         notes.append("local left out: this plugin server has no --decider option")
     with tempfile.TemporaryDirectory(prefix="canary-bench-") as folder, ExitStack() as stack:
@@ -39,44 +35,6 @@ def main() -> None:
         for name in deciders:
             sockets[name] = stack.enter_context(plugin_server(run_dir, address, name))
         uvloop.run(_measure(sockets, notes))
-
-
-def takes_decider() -> bool:
-    """Whether the plugin server can be told how to decide."""
-    command = [sys.executable, "-m", "canary_plugin", "--help"]
-    return "--decider" in subprocess.run(command, capture_output=True, text=True).stdout
-
-
-@contextmanager
-def plugin_server(run_dir: Path, service_address: str, decider: str) -> Iterator[Path]:
-    """Our plugin server; its socket."""
-    path = run_dir / f"{decider}.sock"
-    command = [sys.executable, "-m", "canary_plugin", "--socket", str(path)]
-    command += ["--decision-service", service_address]
-    if takes_decider():
-        command += ["--decider", decider]
-    log = run_dir / f"plugin-{decider}.log"
-    process = Process(f"plugin server ({decider})", command, log, ready_word="ready socket=")
-    process.start()
-    try:
-        yield path
-    finally:
-        process.stop()
-
-
-@contextmanager
-def empty_plugin_server(run_dir: Path) -> Iterator[Path]:
-    """kong-pdk's gevent server with an empty plugin; its socket."""
-    path = run_dir / "empty.sock"
-    command = [str(Path(sys.executable).with_name("kong-python-pluginserver")), "--gevent"]
-    command += ["-d", str(EMPTY_PLUGIN), "-p", str(run_dir), "--socket-name", path.name]
-    process = Process("kong-pdk", command, run_dir / "kong-pdk.log", ready_word="")
-    process.spawn()
-    try:
-        wait_until(path.exists, 15, "kong-pdk's socket")
-        yield path
-    finally:
-        process.stop()
 
 
 async def _measure(sockets: dict[str, Path], notes: list[str]) -> None:

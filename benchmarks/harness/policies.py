@@ -110,8 +110,13 @@ def _visitor(index: int) -> Visitor:
 
 
 def header_policy() -> dict[str, Any]:
-    """What a gateway decides from headers alone: the rules, and 5 % by the user's id."""
-    return policy(percentage=5) | {
+    """What a gateway decides from headers alone: the rules, and 5 % by the user's id.
+
+    As in kong/kong.yml, the stable version is where the service's own host leads.
+    """
+    whole = policy(percentage=5)
+    return whole | {
+        "versions": [{"version": "v1", "status": "stable"}, whole["versions"][1]],
         "whitelist": {},
         "segments": [],
         "identity": {},

@@ -174,6 +174,10 @@ class RealKong:
             # Workers as nobody could not open the plugin server's socket.
             self._environment["KONG_NGINX_USER"] = "root root"
 
+    def start_plugin_server_by(self, command: str) -> None:
+        """From the next start on, Kong starts the plugin server itself."""
+        self._environment["KONG_PLUGINSERVER_CANARY_START_CMD"] = command
+
     def start(self) -> None:
         self._run("start")
         host, _, port = self.address.rpartition(":")
@@ -188,11 +192,13 @@ class RealKong:
 
     def kill(self) -> None:
         """Kong's master and workers share a process group of the master's session."""
-        pid = int((self._prefix / "pids" / "nginx.pid").read_text())
+        pid_file = self._prefix / "pids" / "nginx.pid"
+        pid = int(pid_file.read_text())
         workers = _children(pid)
         for victim in (pid, *workers):
             os.kill(victim, signal.SIGKILL)
         wait_until(lambda: not any(map(_exists, (pid, *workers))), 15, "kong's end")
+        pid_file.unlink()
 
     def log(self) -> str:
         return (self._prefix / "logs" / "error.log").read_text(errors="replace")

@@ -150,6 +150,8 @@ class Stack:
                 self.plan.outcomes,
                 "--outcomes-socket",
                 str(self.outcomes_socket),
+                "--metrics-listen",
+                ANY_PORT,
             ),
             "ready socket=",
         )

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
-import signal
+import os
 import socket
 import sys
 
 import click
-import uvloop
 
-from canary_plugin.app import Settings, running
-from canary_plugin.outcomes.receiver import warn_of_short_queue
-from canary_plugin.schema import plugin_info
-
-log = logging.getLogger("canary_plugin")
+from canary_plugin.listener import is_inherited
 
 
 @click.command(context_settings={"auto_envvar_prefix": "CANARY_PLUGIN", "show_default": True})
@@ -46,8 +39,26 @@ log = logging.getLogger("canary_plugin")
     default="",
     help="Unix datagram socket for nginx's access log.  [default: outcomes.sock beside --socket]",
 )
+@click.option(
+    "--metrics-listen",
+    default="127.0.0.1:9465",
+    help="HOST:PORT where Prometheus asks; port 0 is any free one, '' is nowhere.",
+)
 @click.option("--drain-s", default=5.0, help="Longest wait for requests at the end.")
+@click.option(
+    "--exit-with-parent", is_flag=True, help="End when the parent does: for Kong's start command."
+)
+@click.option(
+    "--supervisor/--no-supervisor",
+    default=True,
+    help="Keep a worker running for ever, or be it.",
+)
 @click.option("--dump", is_flag=True, help="Print what Kong must know of the plugin, and end.")
+@click.option("--worker", is_flag=True, hidden=True, help="Be a supervisor's worker.")
+@click.option("--socket-fd", default=-1, hidden=True)
+@click.option("--channel-fd", type=int, hidden=True)
+@click.option("--predecessor-fd", type=int, hidden=True)
+@click.option("--restarts", default=0, hidden=True)
 def main(
     path: str | None,
     decision_service: str,
@@ -56,43 +67,59 @@ def main(
     socket_mode: str,
     outcomes: str,
     outcomes_socket: str,
+    metrics_listen: str,
     drain_s: float,
+    exit_with_parent: bool,
+    supervisor: bool,
     dump: bool,
+    worker: bool,
+    socket_fd: int,
+    channel_fd: int | None,
+    predecessor_fd: int | None,
+    restarts: int,
 ) -> None:
     """Run the Kong plugin canary-release."""
+    # Imported where they are needed: neither Kong's query nor the supervisor should carry grpc.
     if dump:
+        from canary_plugin.schema import plugin_info
+
         click.echo(json.dumps(plugin_info(is_logging=outcomes == "log")))
         return
-    if not path:
+    mode = int(socket_mode, 8)
+    is_supervisor = supervisor and not worker
+    if not path and not (is_supervisor and is_inherited(os.environ)):
         raise click.UsageError("give --socket PATH, the one that Kong's pluginserver setting names")
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    if is_supervisor:
+        from canary_plugin.supervisor import Supervisor, worker_command
+
+        supervised = Supervisor(
+            worker_command(sys.argv[1:]),
+            path or "",
+            mode,
+            drain_s=drain_s,
+            exit_with_parent=exit_with_parent,
+        )
+        sys.exit(supervised.run())
+    assert path
+    from canary_plugin.app import Settings
+    from canary_plugin.worker import work
+
     settings = Settings(
         socket=path,
         decision_service=tuple(a.strip() for a in decision_service.split(",") if a.strip()),
         decider=decider,
         gateway=gateway,
-        socket_mode=int(socket_mode, 8),
+        socket_mode=mode,
         outcomes=outcomes,
         outcomes_socket=outcomes_socket,
+        metrics_listen=metrics_listen,
         drain_s=drain_s,
+        socket_fd=socket_fd,
+        restarts=restarts,
+        # Kong waits for a worker that replaces a dead one; a successor has time.
+        warm_up_s=0.5 if restarts and predecessor_fd is None else 2.0,
     )
-    uvloop.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings):
-        log.info("ready socket=%s", settings.socket)
-        if settings.outcomes == "syslog":
-            warn_of_short_queue()
-        await stop.wait()
-        log.info("draining")
-    log.info("stopped")
+    work(settings, channel_fd, predecessor_fd)
 
 
 if __name__ == "__main__":

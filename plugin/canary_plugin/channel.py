@@ -14,8 +14,6 @@ from canary_plugin.runtime.server import PluginServer
 
 log = logging.getLogger("canary_plugin")
 
-Listen = Callable[[socket.socket], None]
-
 
 class Channel:
     """Hears the supervisor. ``stop`` is called when it, or our task, is gone."""
@@ -23,7 +21,7 @@ class Channel:
     def __init__(self, fd: int, predecessor_fd: int | None, stop: Callable[[], None]) -> None:
         self._socket = socket.socket(fileno=fd)
         self._predecessor_fd, self._stop = predecessor_fd, stop
-        self._giving: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def take_over(self, server: PluginServer, instances: Instances) -> None:
         """Go on with what the predecessor has, if there is one."""
@@ -31,21 +29,20 @@ class Channel:
             with socket.socket(fileno=self._predecessor_fd) as predecessor:
                 await handover.take(predecessor, server, instances)
 
-    def serve(
-        self, said: str, server: PluginServer, instances: Instances, listen: Listen
-    ) -> None:
+    def serve(self, said: str, server: PluginServer, instances: Instances) -> None:
         """Say that the worker is ready, and do what comes by the channel from now on."""
         loop = asyncio.get_running_loop()
 
         def hear() -> None:
-            word, fds = b"", []
+            word, fds = b"", list[int]()
             with contextlib.suppress(OSError):
                 word, fds, _, _ = socket.recv_fds(self._socket, 1, 1)
             if word == handover.LISTEN and fds:
-                listen(socket.socket(fileno=fds[0]))
+                again = server.listen_on(socket.socket(fileno=fds[0]))
+                self._tasks.append(loop.create_task(again))
             elif word == handover.GIVE:
                 loop.remove_reader(self._socket)
-                self._giving = loop.create_task(self._give(server, instances))
+                self._tasks.append(loop.create_task(self._give(server, instances)))
             else:
                 loop.remove_reader(self._socket)
                 log.error("the supervisor is gone")

@@ -13,48 +13,34 @@ import os
 import selectors
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-BACKLOG = 4_096
+from canary_plugin.listener import SYSTEMD, bind, inherited, inode, is_inherited, notify
+
 LOOK_EVERY_S = 1.0
 # Deaths before readiness that cost no pause; then it doubles from the first to the second figure.
 FREE_DEATHS, FIRST_PAUSE_S, LONGEST_PAUSE_S = 3, 0.1, 5.0
 OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_SYSTEMD = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
-_FIRST_SYSTEMD_FD = 3
 
 
 def say(text: str) -> None:
     """A line of log; whoever read it may be gone."""
     with contextlib.suppress(OSError):
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.write(2, f"{now} supervisor {os.getpid()}: {text}\n".encode())
+        now = time.time()
+        when = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{now % 1 * 1000:03.0f}"
+        os.write(2, f"{when} supervisor {os.getpid()}: {text}\n".encode())
 
 
-def inherited(environment: Mapping[str, str]) -> socket.socket | None:
-    """The listening socket that systemd hands over; None if there is none."""
-    is_for_us = environment.get("LISTEN_PID") == str(os.getpid())
-    if not is_for_us or environment.get("LISTEN_FDS", "0") == "0":
-        return None
-    return socket.socket(fileno=_FIRST_SYSTEMD_FD)
-
-
-def bind(path: str, mode: int) -> socket.socket:
-    """Listen at ``path``, in place of whatever socket is there, without a moment's gap."""
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(fresh))
-    fresh.chmod(mode)
-    listener.listen(BACKLOG)
-    fresh.rename(target)
-    return listener
+def pause_s(early_deaths: int) -> float:
+    """How long to wait before the next worker, after so many that died before they were ready."""
+    doublings = early_deaths - FREE_DEATHS
+    if doublings < 0:
+        return 0.0
+    return min(FIRST_PAUSE_S * 2.0 ** min(doublings, 10), LONGEST_PAUSE_S)
 
 
 class Worker:
@@ -64,7 +50,7 @@ class Worker:
         self.channel, theirs = socket.socketpair()
         fds = (listener.fileno(), theirs.fileno())
         options = ("--socket-fd", str(fds[0]), "--channel-fd", str(fds[1]))
-        environment = {k: v for k, v in os.environ.items() if k not in _SYSTEMD}
+        environment = {k: v for k, v in os.environ.items() if k not in SYSTEMD}
         with theirs:
             self.process = subprocess.Popen(
                 [*command, *options], pass_fds=(*fds, *more_fds), env=environment
@@ -81,7 +67,10 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps one worker running until SIGTERM; ``command`` starts one."""
+    """Keeps one worker running until SIGTERM; ``command`` starts one.
+
+    A socket that systemd hands over is taken instead of ``path``.
+    """
 
     def __init__(
         self,
@@ -92,17 +81,21 @@ class Supervisor:
         drain_s: float,
         exit_with_parent: bool = False,
     ) -> None:
-        self._command, self._path, self._mode = list(command), path, mode
+        self._path, self._mode = path, mode
         self._kill_after_s = drain_s + 5.0
         self._parent = os.getppid() if exit_with_parent and os.getpid() != 1 else 1
-        given = inherited(os.environ)
-        self._is_ours = given is None
-        self._listener = given or bind(path, mode)
-        self._inode = _inode(path)
+        self._is_ours = not is_inherited(os.environ)
+        if self._is_ours:
+            self._listener = bind(path, mode)
+        else:
+            self._listener, self._path = inherited()
+        self._command = [*command, "--socket", self._path]
+        self._inode = inode(self._path)
         self._workers: list[Worker] = []  # the last one is or will be the one that serves
         self._starts_at = 0.0
         self._early_deaths = self._starts = 0
         self._kill_at: float | None = None  # not None: ending
+        self._is_upgrade_due = False
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
@@ -118,7 +111,7 @@ class Supervisor:
         looked = 0.0
         while self._kill_at is None or self._workers:
             self._keep_one_running()
-            for key, _ in self._selector.select(self._pause_s()):
+            for key, _ in self._selector.select(self._patience_s()):
                 act: Callable[[], None] = key.data
                 act()
             self._reap()
@@ -130,13 +123,19 @@ class Supervisor:
 
     def _hear(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-            self._end("told to end")
+            self._end()
         elif signal.SIGHUP in numbers:
-            self._upgrade()
+            self._is_upgrade_due = True
 
     def _keep_one_running(self) -> None:
-        if not self._workers and self._kill_at is None and time.monotonic() >= self._starts_at:
+        if self._kill_at is not None:
+            return
+        if not self._workers and time.monotonic() >= self._starts_at:
             self._start()
+        elif self._is_upgrade_due and [worker.is_ready for worker in self._workers] == [True]:
+            self._is_upgrade_due = False
+            before = self._workers[0].channel.fileno()
+            self._start("--predecessor-fd", str(before), fds=(before,))
 
     def _start(self, *options: str, fds: tuple[int, ...] = ()) -> None:
         command = [*self._command, "--restarts", str(self._starts), *options]
@@ -161,13 +160,6 @@ class Supervisor:
         for older in self._workers[: self._workers.index(worker)]:
             older.end(signal.SIGTERM)
 
-    def _upgrade(self) -> None:
-        if len(self._workers) != 1 or not self._workers[0].is_ready or self._kill_at is not None:
-            say("no upgrade now: a worker is starting or ending")
-            return
-        before = self._workers[0].channel.fileno()
-        self._start("--predecessor-fd", str(before), fds=(before,))
-
     def _reap(self) -> None:
         """Collect every child that has ended: as PID 1, orphans too."""
         while True:
@@ -191,12 +183,9 @@ class Supervisor:
             return
         say(f"worker {worker.pid} ended with {code}")
         self._early_deaths = 0 if worker.is_ready else self._early_deaths + 1
-        doublings = self._early_deaths - FREE_DEATHS
-        if doublings >= 0:
-            pause_s = min(FIRST_PAUSE_S * 2.0 ** min(doublings, 10), LONGEST_PAUSE_S)
-            self._starts_at = time.monotonic() + pause_s
+        self._starts_at = time.monotonic() + pause_s(self._early_deaths)
 
-    def _pause_s(self) -> float:
+    def _patience_s(self) -> float:
         if self._workers or self._kill_at is not None:
             return LOOK_EVERY_S
         return min(max(self._starts_at - time.monotonic(), 0.0), LOOK_EVERY_S)
@@ -207,7 +196,8 @@ class Supervisor:
                 for worker in self._workers:
                     worker.end(signal.SIGKILL)
         elif self._parent not in (1, os.getppid()):
-            self._end("the parent is gone")
+            say("the parent is gone")
+            self._end()
         elif self._is_ours and not os.path.lexists(self._path):
             self._bind_again()
 
@@ -219,16 +209,15 @@ class Supervisor:
             say(f"{self._path} is gone and cannot be bound again: {error}")
             return
         self._listener.close()
-        self._listener, self._inode = listener, _inode(self._path)
+        self._listener, self._inode = listener, inode(self._path)
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 socket.send_fds(worker.channel, [b"L"], [listener.fileno()])
         say(f"bound again socket={self._path}")
 
-    def _end(self, why: str) -> None:
+    def _end(self) -> None:
         if self._kill_at is not None:
             return
-        say(f"{why}, draining")
         notify("STOPPING=1")
         self._kill_at = time.monotonic() + self._kill_after_s
         # Nobody must wait in the queue of a socket on which nobody accepts any more.
@@ -237,25 +226,8 @@ class Supervisor:
             worker.end(signal.SIGTERM)
 
     def _remove(self) -> None:
-        if self._is_ours and self._inode and _inode(self._path) == self._inode:
+        if self._is_ours and self._inode and inode(self._path) == self._inode:
             Path(self._path).unlink()
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it wants to know."""
-    where = os.environ.get("NOTIFY_SOCKET", "")
-    if where:
-        address = "\0" + where[1:] if where[0] == "@" else where
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
-            out.sendto(state.encode(), address)
-
-
-def _inode(path: str) -> int:
-    """What tells our socket from one that another server put in its place; 0 if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        found = Path(path).stat()
-        return found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
-    return 0
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
-import socket
 import sys
 
 import uvloop
@@ -28,9 +26,7 @@ def work(
     uvloop.run(_serve(settings, channel_fd, predecessor_fd))
 
 
-async def _serve(
-    settings: Settings, channel_fd: int | None, predecessor_fd: int | None
-) -> None:
+async def _serve(settings: Settings, channel_fd: int | None, predecessor_fd: int | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,7 +24,7 @@ import uvloop
 from canary_plugin.app import Settings, running
 from canary_plugin.runtime.events import Events, wait
 from canary_plugin.runtime.instances import Instances
-from canary_plugin.runtime.server import MAX_MESSAGE, PluginServer, listen
+from canary_plugin.runtime.server import MAX_MESSAGE, PluginServer
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import NOWHERE, SEED, plugin, until
 from support.kong_side import Connection, Event, Kong, PdkError, RpcError
@@ -84,7 +84,7 @@ async def serving(
     server = PluginServer(instances, events, troubles)
     with tempfile.TemporaryDirectory(prefix="kong-") as directory:
         path = f"{directory}/s"
-        listening = await listen(server, path, 0o600)
+        await server.listen_at(path, 0o600)
         try:
             async with Kong(path, spread=spread) as kong:
                 served = Server(
@@ -97,7 +97,7 @@ async def serving(
                     task.cancel()
                 await asyncio.gather(*served.tasks, return_exceptions=True)
         finally:
-            listening.close()
+            server.deafen()
             await server.drain(0)
 
 

@@ -204,7 +204,7 @@ def test_the_plugin_server_knows_every_decision_service() -> None:
     ]
 
 
-def test_prometheus_scrapes_every_decision_service() -> None:
+def test_prometheus_scrapes_every_decision_service_and_the_plugin_server() -> None:
     document = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     targets = [
         target
@@ -213,7 +213,11 @@ def test_prometheus_scrapes_every_decision_service() -> None:
         for target in group["targets"]
     ]
     assert targets == [
-        f"{name}:{port(environment(name)['CANARY_METRICS_LISTEN'])}" for name in decision_services()
+        *(
+            f"{name}:{port(environment(name)['CANARY_METRICS_LISTEN'])}"
+            for name in decision_services()
+        ),
+        f"plugin-server:{port(environment('plugin-server')['CANARY_PLUGIN_METRICS_LISTEN'])}",
     ]
 
 

@@ -13,14 +13,28 @@ from canary_engine.model import Decision, PersonNeeded
 from canary_plugin.config import Baseline
 from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
-from canary_plugin.deciders.protocol import Answer, Decider, Projection, Question
+from canary_plugin.deciders.protocol import (
+    Answer,
+    Decider,
+    Hear,
+    Projection,
+    Question,
+    hear_nothing,
+)
 
 
 class LocalDecider:
     """The same engine as the service's. Until a policy is known, ``remote`` is asked instead."""
 
-    def __init__(self, policies: KnownPolicies, persons: Persons, remote: Decider) -> None:
+    def __init__(
+        self,
+        policies: KnownPolicies,
+        persons: Persons,
+        remote: Decider,
+        hear: Hear = hear_nothing,
+    ) -> None:
         self._policies, self._persons, self._remote = policies, persons, remote
+        self._hear = hear
 
     def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
         """See Decider."""
@@ -36,20 +50,22 @@ class LocalDecider:
         now = datetime.now(UTC)
         answer = engine.decide(ruling, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
+            self._hear(answer, "local")
             return answer
         person = self._persons.copy(ruling.policy, answer.user)
         if person is None:
             return self._decide_later(ruling, question, answer.user)
-        return _decision(engine.decide(ruling, question.request, person, now))
+        return self._decision(engine.decide(ruling, question.request, person, now))
 
     async def _decide_later(
         self, ruling: CompiledPolicy, question: Question, user: str
     ) -> Decision:
         left_s = max(question.ends - monotonic(), 0.0)
         person = await self._persons.read(ruling.policy, user, left_s)
-        return _decision(engine.decide(ruling, question.request, person, datetime.now(UTC)))
+        now = datetime.now(UTC)
+        return self._decision(engine.decide(ruling, question.request, person, now))
 
-
-def _decision(answer: Decision | PersonNeeded) -> Decision:
-    assert isinstance(answer, Decision), "a person was given"
-    return answer
+    def _decision(self, answer: Decision | PersonNeeded) -> Decision:
+        assert isinstance(answer, Decision), "a person was given"
+        self._hear(answer, "local")
+        return answer

@@ -28,6 +28,9 @@ class KnownPolicies:
         self._is_complete = False
         self._compiled: OrderedDict[tuple[str, str], CompiledPolicy] = OrderedDict()
 
+    def __len__(self) -> int:
+        return sum(policy is not None for policy in self._stored.values())
+
     def heard(self, service_key: str, policy: Policy | None) -> None:
         """Take over what the service says; an older revision too, for the store was set back."""
         self._stored[service_key] = policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import weakref
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
@@ -42,8 +43,14 @@ class PolicyStream:
         # By identity and weakly: a baseline is declared for as long as an instance holds it.
         self._baselines: MutableMapping[int, Baseline] = weakref.WeakValueDictionary()
         self._changed = asyncio.Event()
+        self._whole_since: float | None = None
         self.complete = asyncio.Event()
         """Set once every policy there was has been heard."""
+
+    @property
+    def age_s(self) -> float:
+        """For how long the stream that stands has told everything; 0 while there is none."""
+        return 0.0 if self._whole_since is None else time.monotonic() - self._whole_since
 
     def declare(self, baseline: Baseline) -> None:
         """Let people see a baseline of this gateway, for as long as the caller holds it."""
@@ -101,6 +108,7 @@ class PolicyStream:
             if not self._changed.is_set() or (task is not None and task.cancelling()):
                 raise
         finally:
+            self._whole_since = None
             changed.cancel()
             call.cancel()
 
@@ -115,6 +123,7 @@ class PolicyStream:
         else:
             self._policies.heard_all(told)
             self.complete.set()
+            self._whole_since = self._whole_since or time.monotonic()
 
     def _hear_policy(self, message: pb.WatchPoliciesResponse) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,6 +31,8 @@ class Projection(NamedTuple):
 
 
 Answer = Decision | Projection
+Hear = Callable[[Decision, str], None]
+"""Hears of a decision, and who made it: remote, alone (instead of the service) or local."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +46,10 @@ class Question:
     baseline: Baseline | None
     digest: str
     ends: float
+
+
+def hear_nothing(decision: Decision, decider: str) -> None:
+    """For whoever does not count decisions."""
 
 
 class Decider(Protocol):

@@ -13,7 +13,14 @@ from canary_engine.model import UNKNOWN, Decision
 from canary_plugin.config import Baseline
 from canary_plugin.deciders import messages
 from canary_plugin.deciders.policies import KnownPolicies
-from canary_plugin.deciders.protocol import Answer, Projection, Question, Undecided
+from canary_plugin.deciders.protocol import (
+    Answer,
+    Hear,
+    Projection,
+    Question,
+    Undecided,
+    hear_nothing,
+)
 from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.troubles import Troubles
 
@@ -21,8 +28,15 @@ from canary_plugin.troubles import Troubles
 class RemoteDecider:
     """Every question goes to the service, with all others that wait at that moment."""
 
-    def __init__(self, stream: DecideStream, policies: KnownPolicies, troubles: Troubles) -> None:
+    def __init__(
+        self,
+        stream: DecideStream,
+        policies: KnownPolicies,
+        troubles: Troubles,
+        hear: Hear = hear_nothing,
+    ) -> None:
         self._stream, self._policies, self._troubles = stream, policies, troubles
+        self._hear = hear
 
     def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
         """See Decider."""
@@ -64,7 +78,9 @@ class RemoteDecider:
             if isinstance(response, Undecided):
                 raise response
             if response.HasField("decision"):
-                return messages.decision(response.decision)
+                decision = messages.decision(response.decision)
+                self._hear(decision, "remote")
+                return decision
             if not response.HasField("resend") or response.resend.baseline:
                 raise Undecided("garbage", "neither a decision nor a question")
         except Undecided as trouble:
@@ -83,4 +99,5 @@ class RemoteDecider:
         if not isinstance(decision, Decision):
             decision = engine.decide(ruling, question.request, UNKNOWN, now)
         assert isinstance(decision, Decision), "a person was given"
+        self._hear(decision, "alone")
         return decision

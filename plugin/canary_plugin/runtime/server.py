@@ -23,6 +23,7 @@ from canary_plugin.troubles import Troubles
 MAX_MESSAGE = 16 << 20
 BACKLOG = 4_096
 SWEEP_EVERY_S = 0.5
+FLUSH_ROUNDS = 5
 BEGINNINGS = frozenset({"plugin.StartInstance", "plugin.HandleEvent"})
 
 
@@ -32,6 +33,7 @@ class PluginServer:
     def __init__(self, instances: Instances, events: Events, troubles: Troubles) -> None:
         self._instances, self._events, self._troubles = instances, events, troubles
         self._connections: set[Connection] = set()
+        self._listening: list[asyncio.Server] = []
         self.held: dict[Connection, list[tuple[int, str, list[Any]]]] | None = None
         """Not None: calls that begin something are kept here, for the worker that comes next."""
         self._calls: dict[str, Callable[[Any, Reply], None]] = {
@@ -70,11 +72,36 @@ class PluginServer:
         self.held = {}
 
     async def quiet(self, limit_s: float) -> None:
-        """Wait until no event is in progress; end those that take longer."""
+        """Wait until no event is in progress, ending those that take longer; then accept no more.
+
+        Until then a step may come by a new connection.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._events.emptied.wait()
         self._events.drop_all()
+        self.deafen()
+        for _ in range(FLUSH_ROUNDS):  # what was accepted becomes a connection, answers leave
+            await asyncio.sleep(0)
+
+    async def listen_on(self, listener: socket.socket) -> None:
+        """Accept on a socket that belongs to somebody else."""
+        listener.setblocking(False)
+        self._listening.append(
+            await asyncio.get_running_loop().create_unix_server(
+                self.connection, sock=listener, backlog=BACKLOG
+            )
+        )
+
+    async def listen_at(self, path: str, mode: int) -> None:
+        """Accept on a socket of our own."""
+        self._listening.append(await listen(self, path, mode))
+
+    def deafen(self) -> None:
+        """Accept no more connections."""
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
 
     def released(self) -> Iterator[tuple[int, bytes]]:
         """Give up every connection: a file descriptor and the calls that were held on it."""
@@ -195,14 +222,6 @@ class Connection(asyncio.Protocol):
 def _packed(message: list[Any]) -> bytes:
     packed: bytes = msgpack.packb(message, unicode_errors="surrogateescape")
     return packed
-
-
-async def listen_on(server: PluginServer, listening: socket.socket) -> asyncio.Server:
-    """Accept on a socket that belongs to somebody else."""
-    listening.setblocking(False)
-    return await asyncio.get_running_loop().create_unix_server(
-        server.connection, sock=listening, backlog=BACKLOG
-    )
 
 
 async def listen(server: PluginServer, path: str, mode: int) -> asyncio.Server:
