@@ -130,13 +130,15 @@ class Handler:
         drawn: str,
     ) -> bool:
         is_canary = decision.variant is Variant.CANARY
-        if not self._send(gateway, service, decision) and is_canary:
+        is_sent = self._send(gateway, service, decision)
+        if is_canary and not is_sent:
             raise Undecided("no-backend", f"version {decision.version!r} cannot be reached")
         if decision.issue_cookie:
             cookie = f"{self._config.cookie}={drawn}{self._config.cookie_attributes}"
             gateway.add_cookie(cookie)
         is_labelled = is_canary or self._config.label_stable
-        host = decision.backend.host_header if decision.backend else ""
+        # The Host header belongs to the backend: where the request was not sent, it is not set.
+        host = decision.backend.host_header if is_sent and decision.backend else ""
         headers = {"host": host} if host else {}
         if is_labelled:
             headers |= self._labels(service_key, decision)

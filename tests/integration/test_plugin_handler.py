@@ -338,6 +338,17 @@ async def test_a_release_whose_upstream_is_missing_serves_stable_and_is_counted(
     assert troubles.counts == {"no-backend": 1}
 
 
+async def test_a_stable_version_whose_upstream_is_missing_gets_no_host_header_of_it(
+    staged: Stage,
+) -> None:
+    kong, _, admin, _ = staged
+    await admin.release(0, stable_backend={"upstream": "gone", "host_header": "stable.example"})
+    instance = await start(kong)
+    event = await kong.access(instance, {"x-user-id": "u"}, set_upstream=None)
+    assert "service.set_upstream" in event.methods
+    assert event.told == {}
+
+
 async def test_a_release_with_a_host_and_port_uses_them(staged: Stage) -> None:
     kong, _, admin, _ = staged
     backend = {"host": "10.0.0.7", "port": 8443, "host_header": "api.example"}
