@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
 
-import uvloop
 from harness.kong_side import Kong
 from harness.policies import header_policy, visitors
 from harness.results import Goal, Row, report, row
@@ -34,28 +32,27 @@ def main() -> None:
         sockets = {EMPTY: stack.enter_context(empty_plugin_server(run_dir))}
         for name in deciders:
             sockets[name] = stack.enter_context(plugin_server(run_dir, address, name))
-        uvloop.run(_measure(sockets, notes))
+        _measure(sockets, notes)
 
 
-async def _measure(sockets: dict[str, Path], notes: list[str]) -> None:
+def _measure(sockets: dict[str, Path], notes: list[str]) -> None:
     people = visitors(512)
     kongs = {}
     for name, path in sockets.items():
         kong = kongs[name] = Kong(path, "empty" if name == EMPTY else "canary-release", people)
-        await kong.start(max(IN_FLIGHT))
-        await kong.run(16, SECONDS)  # warm, not counted
+        kong.start(max(IN_FLIGHT))
+        kong.run(16, SECONDS)  # warm, not counted
     found: dict[tuple[str, int], list[float]] = {}
     halves: dict[str, list[float]] = {name: [] for name in kongs}
     tails: dict[str, list[float]] = {name: [] for name in kongs}
     for _ in range(ROUNDS):
         for in_flight in IN_FLIGHT:
             for name, kong in kongs.items():
-                rate, took = await kong.run(in_flight, SECONDS)
+                rate, took = kong.run(in_flight, SECONDS)
                 found.setdefault((name, in_flight), []).append(rate)
                 if in_flight == IN_FLIGHT[0]:
                     halves[name].append(median(took) * 1_000)
                     tails[name].append(_p99(took) * 1_000)
-                await asyncio.sleep(0.02)
     rows: list[Row] = []
     for name, kong in kongs.items():
         kong.close()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 
 from canary_engine.model import Request
 
 from canary_plugin.config import Config
 from canary_plugin.deciders.protocol import Projection
-from canary_plugin.gateway import Gateway
+from canary_plugin.gateway import Gateway, Headers
 
 MAX_VALUE = 4_096
 # Whatever the service asks for.
@@ -18,7 +17,7 @@ NEVER_SENT = ("authorization", "proxy-authorization", "cookie")
 
 def gather(
     gateway: Gateway,
-    headers: Mapping[str, str],
+    headers: Headers,
     projection: Projection,
     config: Config,
     fallback_key: str,
@@ -26,9 +25,9 @@ def gather(
     """The facts that are read. Asks Kong only for those that are not headers."""
     reads = projection.reads
     chosen = {
-        name: headers[name][:MAX_VALUE]
+        name: value[:MAX_VALUE]
         for name in reads.headers
-        if name in headers and name not in NEVER_SENT
+        if (value := headers.get(name)) is not None and name not in NEVER_SENT
     }
     if config.user_id_hash_key:
         # A policy may know users by another header than the config does.
@@ -36,7 +35,7 @@ def gather(
             chosen[name] = hashed(config.user_id_hash_key, chosen[name])
     return Request(
         headers=chosen,
-        cookies=cookies(headers.get("cookie", ""), reads.cookies),
+        cookies=cookies(headers.get("cookie") or "", reads.cookies) if reads.cookies else {},
         client_ip=gateway.client_ip() if reads.client_ip else "",
         path=gateway.path()[:MAX_VALUE] if reads.path else "",
         consumer=gateway.consumer() if reads.consumer else "",
@@ -48,8 +47,6 @@ def gather(
 def cookies(header: str, wanted: frozenset[str]) -> dict[str, str]:
     """The wanted cookies; what is malformed is passed over, of several the first counts."""
     found: dict[str, str] = {}
-    if not wanted or not header:
-        return found
     for pair in header.split(";"):
         name, _, value = pair.partition("=")
         name = name.strip()

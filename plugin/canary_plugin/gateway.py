@@ -8,7 +8,7 @@ that knows the PDK.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,24 +39,49 @@ class Service:
         return True
 
 
+class Headers:
+    """Request headers by the lower-case names that Kong gives; most of them nobody looks at."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def get(self, name: str) -> str | None:
+        """The value, repeated ones joined as HTTP allows; None if there is none."""
+        value = self._raw.get(name)
+        if isinstance(value, list):
+            if len(value) == 1:
+                return text(value[0])
+            return ("; " if name == "cookie" else ", ").join(map(text, value))
+        return None if value is None else text(value)
+
+    def possibly(self, names: Sequence[str]) -> Sequence[str]:
+        """Those of ``names`` that may be there: all of them, if Kong has left headers out."""
+        return names if self._is_cut() else [name for name in names if name in self._raw]
+
+    def _is_cut(self) -> bool:
+        values = self._raw.values()
+        if sum(map(len, values)) < MAX_HEADERS:  # texts count more here than they are
+            return False
+        return sum(1 if isinstance(v, str) else len(v) for v in values) >= MAX_HEADERS
+
+
 class Gateway:
     """One request at Kong."""
 
-    __slots__ = ("_kong", "is_cut")
+    __slots__ = ("_kong",)
 
     def __init__(self, kong: Pdk) -> None:
         self._kong = kong
-        self.is_cut = False
 
-    def headers(self) -> dict[str, str]:
-        """Request headers by lower-case name; repeated ones joined as HTTP allows.
-
-        Kong leaves out what comes after ``MAX_HEADERS``; ``is_cut`` tells that it may have.
-        """
-        raw = self._kong.request.get_headers() or {}
-        lines = sum(len(v) if isinstance(v, list) else 1 for v in raw.values())
-        self.is_cut = lines >= MAX_HEADERS
-        return {text(name).lower(): _joined(text(name).lower(), raw[name]) for name in raw}
+    def headers(self) -> Headers:
+        """The request's headers."""
+        raw = self._kong.request.get_headers()
+        return Headers(raw if isinstance(raw, dict) else {})
 
     def client_ip(self) -> str:
         """The client's address, with trusted proxies believed."""
@@ -146,11 +171,3 @@ def text(value: Any) -> str:
 def clean(value: str) -> str:
     """A header value that cannot break out of its line."""
     return "".join(c if c.isprintable() else "?" for c in value) if value else ""
-
-
-def _joined(name: str, values: Any) -> str:
-    if isinstance(values, str):
-        return text(values)
-    if not isinstance(values, list | tuple):
-        return "" if isinstance(values, bool) else text(values)
-    return ("; " if name == "cookie" else ", ").join(map(text, values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -13,7 +12,8 @@ from canary_engine.outcomes import Labels
 from canary_plugin.config import BASELINE_ID, Baseline, Config
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
 from canary_plugin.facts import gather
-from canary_plugin.gateway import Gateway, Pdk, Service
+from canary_plugin.gateway import Gateway, Headers, Pdk, Service
+from canary_plugin.ids import Ids
 from canary_plugin.outcomes.ledger import Expect, expect_nothing
 from canary_plugin.outcomes.lines import DECISION_HEADER
 from canary_plugin.troubles import Troubles
@@ -25,6 +25,8 @@ VERSION_HEADER = "x-canary-version"
 RELEASE_HEADER = "x-canary-release"
 SERVICE_HEADER = "x-canary-service"
 OUR_HEADERS = (VARIANT_HEADER, VERSION_HEADER, RELEASE_HEADER, SERVICE_HEADER, DECISION_HEADER)
+
+_new_key = Ids(16)
 
 # The policy may change between two questions; whoever loses twice is served stable.
 MAX_QUESTIONS = 3
@@ -59,8 +61,6 @@ class Handler:
         """Decide where the request goes, and send it there."""
         gateway = Gateway(kong)
         headers = gateway.headers()
-        # In a flood Kong leaves headers out, and ours may be among them.
-        told = [name for name in OUR_HEADERS if name in headers or gateway.is_cut]
         routed = False
         try:
             routed = self._decide_and_route(gateway, headers)
@@ -69,10 +69,10 @@ class Handler:
         finally:
             # Nobody but this plugin says who got the canary.
             if not routed:
-                for name in told:
+                for name in headers.possibly(OUR_HEADERS):
                     gateway.clear_request_header(name)
 
-    def _decide_and_route(self, gateway: Gateway, headers: dict[str, str]) -> bool:
+    def _decide_and_route(self, gateway: Gateway, headers: Headers) -> bool:
         """Whether the request was labelled."""
         if self._config.complaints:
             return False
@@ -83,7 +83,7 @@ class Handler:
             self._service = service
         service_key = self._config.service_key or service.name
         baseline = self._baseline(service_key)
-        drawn = secrets.token_hex(16)
+        drawn = _new_key()
         decision = self._decide(gateway, headers, service_key, baseline, drawn)
         return self._route(gateway, service, service_key, decision, drawn)
 
@@ -98,7 +98,7 @@ class Handler:
     def _decide(
         self,
         gateway: Gateway,
-        headers: dict[str, str],
+        headers: Headers,
         service_key: str,
         baseline: Baseline | None,
         drawn: str,

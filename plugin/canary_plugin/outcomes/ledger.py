@@ -12,13 +12,13 @@ comes after all, as foreign; and so does what was in flight when this process be
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from canary_engine.outcomes import Labels
 
+from canary_plugin.ids import Ids
 from canary_plugin.outcomes.aggregate import Aggregate, Uncounted
 from canary_plugin.outcomes.lines import Line, parse
 from canary_plugin.troubles import Troubles
@@ -26,6 +26,8 @@ from canary_plugin.troubles import Troubles
 # Longer than Kong waits for a backend, some 60 s a try.
 GRACE_S = 120.0
 MAX_AWAITED = 100_000
+
+_new_id = Ids(8)
 
 
 Expect = Callable[[Labels], str]
@@ -35,10 +37,6 @@ Expect = Callable[[Labels], str]
 def expect_nothing(_: Labels) -> str:
     """Nobody listens; the id is for people."""
     return _new_id()
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
 
 
 class _Awaited(NamedTuple):

@@ -3,6 +3,9 @@
 A phase runs in a greenlet until it needs something: a PDK call, which Kong makes and answers
 with a step, or an awaitable, which the loop waits for. In between nothing is held: no thread,
 no lock, no task. An exception ends the one event it happens in, and Kong goes on.
+
+Greenlets are used again: making one maps memory, and giving it up unmaps it, which together took
+longer than all else that an event costs here.
 """
 
 from __future__ import annotations
@@ -10,45 +13,35 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from greenlet import GreenletExit, getcurrent, greenlet
-from kong_pdk.pdk import Kong
+from greenlet import GreenletExit
 
+from canary_plugin.runtime.pdk import Runner, hub, kong
 from canary_plugin.troubles import Troubles
 
 T = TypeVar("T")
 Reply = Callable[[dict[str, Any]], None]
+Phase = Callable[[Any], None]
 
 END = "ret"
 MAX_THROWS = 100
-_GONE = "event is over"
+MAX_IDLE = 256
 
 
-class _Channel:
-    """What kong-pdk's ``Kong`` speaks to: put a call, get its result."""
+class _Ended(NamedTuple):
+    """What a greenlet switches to the loop with when its phase is over."""
 
-    __slots__ = ("call",)
-
-    def __init__(self) -> None:
-        self.call: dict[str, Any] | None = None
-
-    def put(self, call: dict[str, Any]) -> None:
-        self.call = call
-
-    def get(self) -> tuple[Any, Any]:
-        call, self.call = self.call, None
-        return _hub().switch(call)  # type: ignore[no-any-return]
+    error: Exception | None
 
 
 class _Event:
-    __slots__ = ("channel", "greenlet", "id", "is_interrupted", "reply", "started", "task")
+    __slots__ = ("id", "is_interrupted", "reply", "runner", "started", "task")
 
-    def __init__(self, id_: int, started: float) -> None:
+    def __init__(self, id_: int, started: float, runner: Runner, reply: Reply) -> None:
         self.id, self.started = id_, started
-        self.channel = _Channel()
-        self.greenlet: greenlet = greenlet()
-        self.reply: Reply | None = None
+        self.runner: Runner | None = runner
+        self.reply: Reply | None = reply
         self.task: asyncio.Future[Any] | None = None
         self.is_interrupted = False
 
@@ -72,6 +65,7 @@ class Events:
         self._troubles, self._clock = troubles, clock
         self._limit_s, self._patience_s = limit_s, patience_s
         self._events: dict[int, _Event] = {}
+        self._idle: list[Runner] = []
         self._next = secrets.randbelow(1 << 48)
         self.emptied = asyncio.Event()
         self.emptied.set()
@@ -79,25 +73,22 @@ class Events:
     def __len__(self) -> int:
         return len(self._events)
 
-    def start(self, phase: Callable[[Any], None], reply: Reply) -> None:
+    def start(self, phase: Phase, reply: Reply) -> None:
         """Run a phase until it needs something; ``reply`` gets what Kong is to do next."""
-        event = _Event(self._next, self._clock())
+        runner = self._idle.pop() if self._idle else Runner(_serve)
+        event = _Event(self._next, self._clock(), runner, reply)
         self._next += 1
-        channel = event.channel
-        # Must not hold the event: a cycle through a suspended greenlet is never collected.
-        event.greenlet = greenlet(lambda _: phase(Kong(channel).kong))
-        event.reply = reply
         self._events[event.id] = event
         self.emptied.clear()
-        self._run(event, event.greenlet.switch, None)
+        self._run(event, runner.switch, phase)
 
     def step(self, id_: int, result: tuple[Any, Any], reply: Reply) -> None:
         """Go on with the result of a PDK call: (data, error). Raises LookupError."""
         event = self._events.get(id_)
-        if event is None or event.reply is not None:
+        if event is None or event.reply is not None or event.runner is None:
             raise LookupError(f"event id {id_} not found")
         event.started, event.reply = self._clock(), reply
-        self._run(event, event.greenlet.switch, result)
+        self._run(event, event.runner.switch, result)
 
     def sweep(self) -> None:
         """Interrupt what keeps Kong waiting and drop what Kong has left."""
@@ -116,34 +107,46 @@ class Events:
         for event in list(self._events.values()):
             self._drop(event)
 
-    def _run(self, event: _Event, switch: Callable[..., Any], *with_: Any) -> None:
+    def _run(self, event: _Event, switch: Callable[..., Any], with_: Any) -> None:
         try:
-            self._go_on(event, switch(*with_))
+            self._go_on(event, switch(with_))
         except Exception as error:  # a bug in a phase must cost no more than its request
             self._failed(error)
             self._drop(event)
 
     def _go_on(self, event: _Event, needed: Any) -> None:
-        if event.greenlet.dead:
-            self._finish(event, event.channel.call or END)
-        elif isinstance(needed, dict):
+        if isinstance(needed, dict):
             self._answer(event, needed)
+        elif isinstance(needed, _Ended):
+            self._finish(event, self._ended(event, needed))
         else:
             event.task = asyncio.ensure_future(needed)
             event.task.add_done_callback(lambda task: self._waited(event, task))
 
+    def _ended(self, event: _Event, ended: _Ended) -> Any:
+        """Take the greenlet back; what Kong is told at the end of the event."""
+        runner, event.runner = event.runner, None
+        assert runner is not None, "it has just run"
+        call, runner.call = runner.call, None
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(runner)
+        if ended.error is None:
+            return call or END
+        self._failed(ended.error)
+        return END
+
     def _waited(self, event: _Event, task: asyncio.Future[Any]) -> None:
-        if event.task is not task:  # interrupted or dropped; the result comes too late
+        if event.task is not task or event.runner is None:  # interrupted or dropped: too late
             if not task.cancelled():
                 task.exception()
             return
         event.task = None
         if task.cancelled():
-            self._run(event, event.greenlet.throw, TimeoutError("cancelled"))
+            self._run(event, event.runner.throw, TimeoutError("cancelled"))
         elif (error := task.exception()) is not None:
-            self._run(event, event.greenlet.throw, error)
+            self._run(event, event.runner.throw, error)
         else:
-            self._run(event, event.greenlet.switch, task.result())
+            self._run(event, event.runner.switch, task.result())
 
     def _answer(self, event: _Event, data: Any) -> None:
         if event.reply is not None:
@@ -157,25 +160,23 @@ class Events:
         self._answer(event, data)
 
     def _interrupt(self, event: _Event, now: float) -> None:
-        if event.is_interrupted:
+        if event.is_interrupted or event.runner is None:
             self._drop(event)
             return
         event.is_interrupted, event.started = True, now
         self._forget_task(event)
-        self._run(event, event.greenlet.throw, GreenletExit)
+        self._run(event, event.runner.throw, GreenletExit)
 
     def _drop(self, event: _Event) -> None:
         self._finish(event, END)
         self._forget_task(event)
         for _ in range(MAX_THROWS):  # what a ``finally`` asks of Kong now, nobody answers
-            if event.greenlet.dead:
+            if event.runner is None:
                 return
-            try:
-                needed = event.greenlet.throw(GreenletExit)
-            except Exception as error:
-                self._failed(error)
-                return
-            if asyncio.iscoroutine(needed):
+            needed = event.runner.throw(GreenletExit)
+            if isinstance(needed, _Ended):
+                self._ended(event, needed)
+            elif asyncio.iscoroutine(needed):
                 needed.close()
 
     def _forget_task(self, event: _Event) -> None:
@@ -189,15 +190,23 @@ class Events:
 
 def wait(awaitable: Awaitable[T]) -> T:
     """In a phase: wait for ``awaitable`` on the loop while other events go on."""
-    return _hub().switch(awaitable)  # type: ignore[no-any-return]
+    return hub().switch(awaitable)  # type: ignore[no-any-return]
 
 
-def _hub() -> greenlet:
-    """Where the current greenlet was started from: the loop."""
-    parent = getcurrent().parent
-    if parent is None:
-        raise RuntimeError(_GONE)
-    return parent
+def _serve(phase: Phase) -> None:
+    """Run this phase, and then every other that the greenlet is switched to with."""
+    while True:
+        phase = hub().switch(_run_through(phase))
+
+
+def _run_through(phase: Phase) -> _Ended:
+    try:
+        phase(kong)
+    except GreenletExit:  # interrupted or dropped
+        return _Ended(None)
+    except Exception as error:
+        return _Ended(error)
+    return _Ended(None)
 
 
 def _where(error: BaseException) -> str:

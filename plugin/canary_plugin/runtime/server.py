@@ -33,6 +33,7 @@ class PluginServer:
     def __init__(self, instances: Instances, events: Events, troubles: Troubles) -> None:
         self._instances, self._events, self._troubles = instances, events, troubles
         self._connections: set[Connection] = set()
+        self._outbox = Outbox()
         self._listening: list[asyncio.Server] = []
         self.held: dict[Connection, list[tuple[int, str, list[Any]]]] | None = None
         """Not None: calls that begin something are kept here, for the worker that comes next."""
@@ -57,13 +58,14 @@ class PluginServer:
 
     def connection(self) -> Connection:
         """What the loop calls for a new connection."""
-        return Connection(self, self._connections, self._troubles)
+        return Connection(self, self._connections, self._outbox, self._troubles)
 
     async def drain(self, deadline_s: float) -> None:
         """Let events come to their end, then close every connection."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._events.emptied.wait()
+        self._outbox.empty()
         for connection in list(self._connections):
             connection.close()
 
@@ -106,10 +108,11 @@ class PluginServer:
     def released(self) -> Iterator[tuple[int, bytes]]:
         """Give up every connection: a file descriptor and the calls that were held on it."""
         held = self.held or {}
+        self._outbox.empty()
         for connection in list(self._connections):
             fd = connection.release()
             if fd >= 0:
-                calls = (_packed([0, *call]) for call in held.get(connection, ()))
+                calls = (_pack([0, *call]) for call in held.get(connection, ()))
                 yield fd, b"".join(calls)
 
     async def adopt(self, connection: socket.socket, held: bytes) -> None:
@@ -145,13 +148,40 @@ class PluginServer:
         self._events.step(call["EventId"], (None, call.get("Data") or "error"), reply)
 
 
+class Outbox:
+    """Answers that leave together, once the loop has heard all that had come.
+
+    Each write may have to wake whoever waits for it, which takes as long as making the answer.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[Connection, bytes]] = []
+
+    def put(self, connection: Connection, answer: bytes) -> None:
+        """Write ``answer`` before the loop listens again."""
+        if not self._answers:
+            asyncio.get_running_loop().call_soon(self.empty)
+        self._answers.append((connection, answer))
+
+    def empty(self) -> None:
+        """Write what there is."""
+        answers, self._answers = self._answers, []
+        for connection, answer in answers:
+            connection.write(answer)
+
+
 class Connection(asyncio.Protocol):
     """One of Kong's connections."""
 
     def __init__(
-        self, server: PluginServer, connections: set[Connection], troubles: Troubles
+        self,
+        server: PluginServer,
+        connections: set[Connection],
+        outbox: Outbox,
+        troubles: Troubles,
     ) -> None:
-        self._server, self._connections, self._troubles = server, connections, troubles
+        self._server, self._connections = server, connections
+        self._outbox, self._troubles = outbox, troubles
         self._transport: asyncio.Transport | None = None
         self._is_whole = True
         # Header values are bytes; what is no UTF-8 becomes lone surrogates and goes back as is.
@@ -199,6 +229,7 @@ class Connection(asyncio.Protocol):
                 self._call(id_, method, args)
         except (msgpack.UnpackException, msgpack.BufferFull, ValueError, TypeError) as error:
             self._troubles.count("bad-message", f"{type(error).__name__}: {error}")
+            self._outbox.empty()
             self.close()
 
     def _call(self, id_: int, method: str, args: list[Any]) -> None:
@@ -207,21 +238,23 @@ class Connection(asyncio.Protocol):
             held.setdefault(self, []).append((id_, method, args))
             return
         try:
-            self._server.call(method, args, lambda result: self._write(id_, None, result))
+            self._server.call(method, args, lambda result: self._answer(id_, None, result))
         except Exception as error:  # Kong must get an answer to every call
             if not isinstance(error, LookupError):
                 self._troubles.count("bad-call", f"{type(error).__name__}: {error}")
-            self._write(id_, str(error.args[0]) if error.args else repr(error), None)
+            self._answer(id_, str(error.args[0]) if error.args else repr(error), None)
 
-    def _write(self, id_: int, error: str | None, result: Any) -> None:
-        if self._transport is None:
-            return
-        self._transport.write(_packed([1, id_, error, result]))
+    def _answer(self, id_: int, error: str | None, result: Any) -> None:
+        self._outbox.put(self, _pack([1, id_, error, result]))
+
+    def write(self, answer: bytes) -> None:
+        """Write to Kong, if it is still there."""
+        if self._transport is not None:
+            self._transport.write(answer)
 
 
-def _packed(message: list[Any]) -> bytes:
-    packed: bytes = msgpack.packb(message, unicode_errors="surrogateescape")
-    return packed
+_pack: Callable[[list[Any]], bytes] = msgpack.Packer(unicode_errors="surrogateescape").pack
+"""To bytes. One packer for all: it is a buffer, and a new one for each message would cost more."""
 
 
 async def listen(server: PluginServer, path: str, mode: int) -> asyncio.Server:
