@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from greenlet import GreenletExit
+from greenlet import GreenletExit, getcurrent
 
 from canary_plugin.runtime.pdk import Runner, hub, kong
 from canary_plugin.troubles import Troubles
@@ -25,14 +25,10 @@ Reply = Callable[[dict[str, Any]], None]
 Phase = Callable[[Any], None]
 
 END = "ret"
+_ENDED = object()
+"""What a greenlet switches to the loop with when its phase is over."""
 MAX_THROWS = 100
 MAX_IDLE = 256
-
-
-class _Ended(NamedTuple):
-    """What a greenlet switches to the loop with when its phase is over."""
-
-    error: Exception | None
 
 
 class _Event:
@@ -75,7 +71,7 @@ class Events:
 
     def start(self, phase: Phase, reply: Reply) -> None:
         """Run a phase until it needs something; ``reply`` gets what Kong is to do next."""
-        runner = self._idle.pop() if self._idle else Runner(_serve)
+        runner = self._idle.pop() if self._idle else _runner()
         event = _Event(self._next, self._clock(), runner, reply)
         self._next += 1
         self._events[event.id] = event
@@ -117,22 +113,23 @@ class Events:
     def _go_on(self, event: _Event, needed: Any) -> None:
         if isinstance(needed, dict):
             self._answer(event, needed)
-        elif isinstance(needed, _Ended):
-            self._finish(event, self._ended(event, needed))
+        elif needed is _ENDED:
+            self._finish(event, self._ended(event))
         else:
             event.task = asyncio.ensure_future(needed)
             event.task.add_done_callback(lambda task: self._waited(event, task))
 
-    def _ended(self, event: _Event, ended: _Ended) -> Any:
+    def _ended(self, event: _Event) -> Any:
         """Take the greenlet back; what Kong is told at the end of the event."""
         runner, event.runner = event.runner, None
         assert runner is not None, "it has just run"
         call, runner.call = runner.call, None
+        error, runner.failure = runner.failure, None
         if len(self._idle) < MAX_IDLE:
             self._idle.append(runner)
-        if ended.error is None:
+        if error is None:
             return call or END
-        self._failed(ended.error)
+        self._failed(error)
         return END
 
     def _waited(self, event: _Event, task: asyncio.Future[Any]) -> None:
@@ -174,8 +171,8 @@ class Events:
             if event.runner is None:
                 return
             needed = event.runner.throw(GreenletExit)
-            if isinstance(needed, _Ended):
-                self._ended(event, needed)
+            if needed is _ENDED:
+                self._ended(event)
             elif asyncio.iscoroutine(needed):
                 needed.close()
 
@@ -193,20 +190,25 @@ def wait(awaitable: Awaitable[T]) -> T:
     return hub().switch(awaitable)  # type: ignore[no-any-return]
 
 
-def _serve(phase: Phase) -> None:
-    """Run this phase, and then every other that the greenlet is switched to with."""
+def _runner() -> Runner:
+    runner = Runner(_serve)
+    runner.switch()
+    return runner
+
+
+def _serve() -> None:
+    """Run one phase after the other; between two of them nothing of theirs is kept."""
+    runner = getcurrent()
+    assert isinstance(runner, Runner)
     while True:
-        phase = hub().switch(_run_through(phase))
-
-
-def _run_through(phase: Phase) -> _Ended:
-    try:
-        phase(kong)
-    except GreenletExit:  # interrupted or dropped
-        return _Ended(None)
-    except Exception as error:
-        return _Ended(error)
-    return _Ended(None)
+        phase = hub().switch(_ENDED)
+        try:
+            phase(kong)
+        except GreenletExit:  # interrupted or dropped
+            pass
+        except Exception as error:
+            runner.failure = error
+        del phase
 
 
 def _where(error: BaseException) -> str:

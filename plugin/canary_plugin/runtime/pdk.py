@@ -16,9 +16,12 @@ _GONE = "event is over"
 
 
 class Runner(greenlet):
-    """A greenlet that runs phases. ``call`` is what Kong is asked for next."""
+    """A greenlet that runs phases. ``call`` is what Kong is asked for next, ``failure`` what
+    the phase ended with.
+    """
 
     call: dict[str, Any] | None = None
+    failure: Exception | None = None
 
 
 def hub() -> greenlet:
