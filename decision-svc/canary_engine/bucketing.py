@@ -11,7 +11,7 @@ Source: A. Appleby, MurmurHash3 (2011), 32-bit variant; range reduction as in D.
 
 from __future__ import annotations
 
-import mmh3
+from mmh3 import mmh3_32_uintdigest
 
 from canary_engine.model import BUCKETS
 
@@ -23,5 +23,4 @@ def prefix(salt: str) -> bytes:
 
 def bucket(prefix: bytes, key: str) -> int:
     """Bucket of ``key``, 0 to 99,999, under a salt's ``prefix``."""
-    hashed = mmh3.hash(prefix + key.encode("utf-8", "surrogatepass"), 0, False)
-    return hashed * BUCKETS >> 32
+    return mmh3_32_uintdigest(prefix + key.encode("utf-8", "surrogatepass")) * BUCKETS >> 32

@@ -328,6 +328,9 @@ class PersonNeeded(NamedTuple):
     user: str
 
 
+Answer = Decision | PersonNeeded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
     """What a decision under a policy reads from a request; header names are lower case."""

@@ -6,16 +6,16 @@ networks are tried one by one, and only while they stand before the best match s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 import re2
 
+from canary_engine.facts import Read, reader
 from canary_engine.model import Request, Rule, Source
 from canary_engine.network import NetworkSet
 from canary_engine.parse import pattern_options
 
-Read = Callable[[Request], str]
 _Table = dict[str, tuple[int, Rule]]
 _NAMED = {Source.HEADER: attrgetter("headers"), Source.COOKIE: attrgetter("cookies")}
 _FEW = 8
@@ -24,7 +24,7 @@ _FEW = 8
 class RuleIndex:
     """Finds the first rule that a request matches."""
 
-    __slots__ = ("_few", "_last", "_many", "_single", "_tests")
+    __slots__ = ("_cookies", "_has_others", "_headers", "_last", "_many", "_single", "_tests")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         tables: dict[Source, dict[str, _Table]] = {source: {} for source in Source}
@@ -37,32 +37,44 @@ class RuleIndex:
             table = tables[rule.source].setdefault(rule.key, {})
             for value in (rule.exact,) if rule.exact is not None else rule.one_of:
                 table.setdefault(value, (rank, rule))
-        named = [(values_of, tables.pop(source)) for source, values_of in _NAMED.items()]
+        self._last = rank + 1
         # A few names are looked for in the request; of many, those that the request has.
-        self._few = tuple(
-            (values_of, name, table)
-            for values_of, by_name in named
-            if len(by_name) <= _FEW
-            for name, table in by_name.items()
+        named = {source: tables.pop(source) for source in _NAMED}
+        few = {source: by_name if len(by_name) <= _FEW else {} for source, by_name in named.items()}
+        self._headers = tuple(few[Source.HEADER].items())
+        self._cookies = tuple(few[Source.COOKIE].items())
+        self._many = tuple(
+            (_NAMED[source], by_name) for source, by_name in named.items() if len(by_name) > _FEW
         )
-        self._many = tuple(entry for entry in named if len(entry[1]) > _FEW)
         self._single: tuple[tuple[Read, _Table], ...] = tuple(
             (reader(source, ""), table)
             for source, by_key in tables.items()
             for table in by_key.values()
         )
         self._tests = tuple(tests)
-        self._last = rank + 1
+        self._has_others = bool(self._many or self._single or self._tests)
 
     def first(self, request: Request) -> Rule | None:
         """The first rule that matches; None if none does."""
         best, found = self._last, None
-        for values_of, name, table in self._few:
-            values: Mapping[str, str] = values_of(request)
-            if name in values:
-                hit = table.get(values[name])
+        # Most policies read a few headers and cookies and nothing else, most requests have
+        # none of them: that is said without a further call, in one loop for either.
+        headers = request.headers
+        for name, table in self._headers:
+            if name in headers:
+                hit = table.get(headers[name])
                 if hit is not None and hit[0] < best:
                     best, found = hit
+        cookies = request.cookies
+        for name, table in self._cookies:
+            if name in cookies:
+                hit = table.get(cookies[name])
+                if hit is not None and hit[0] < best:
+                    best, found = hit
+        return self._or_before(best, found, request) if self._has_others else found
+
+    def _or_before(self, best: int, found: Rule | None, request: Request) -> Rule | None:
+        """The first of the other rules if it stands before ``best``, else what was found."""
         for values_of, by_name in self._many:
             for name, value in values_of(request).items():
                 if name in by_name:
@@ -99,28 +111,3 @@ def _test(rule: Rule) -> Callable[[Request], bool]:
 def _encodable(value: str) -> str:
     """The text with bytes that were no UTF-8 replaced: RE2 refuses lone surrogates."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
-
-
-def reader(source: Source, key: str) -> Read:
-    """A function that reads ``source`` (and ``key``) from a request; "" if absent."""
-    match source:
-        case Source.HEADER:
-            return lambda request: request.headers.get(key, "")
-        case Source.COOKIE:
-            return lambda request: request.cookies.get(key, "")
-        case Source.IP:
-            return attrgetter("client_ip")
-        case Source.PATH:
-            return attrgetter("path")
-        case Source.CONSUMER:
-            return attrgetter("consumer")
-
-
-def first_of(readers: tuple[Read, ...]) -> Read:
-    """A function that reads the first of these that a request has; "" if it has none."""
-    if not readers:
-        return lambda request: ""
-    if len(readers) == 1:
-        return readers[0]
-    read, read_others = readers[0], first_of(readers[1:])
-    return lambda request: read(request) or read_others(request)

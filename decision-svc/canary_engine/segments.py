@@ -6,8 +6,10 @@ An attribute is what the stored profile says; where it is silent, what the reque
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
+from typing import NamedTuple
 
 from canary_engine.model import Criteria, Identity, Person, Profile, Registered, Request, Segment
 
@@ -27,10 +29,31 @@ def membership(segment: Segment, identity: Identity) -> Test:
     return lambda request, person, now: name in person.listed_in or like(request, person, now)
 
 
+class ByTier(NamedTuple):
+    """A segment's test for users of the tiers it names, and for all others (None: nobody is)."""
+
+    tiers: frozenset[str]
+    of_these: Test
+    of_others: Test | None
+
+
+def membership_by_tier(segment: Segment, identity: Identity) -> ByTier:
+    """The same as ``membership``, for a caller who looks the user's tier up first."""
+    criteria = segment.criteria
+    if criteria is None or not criteria.tiers:
+        test = membership(segment, identity)
+        return ByTier(frozenset(), test, test)
+    rest = replace(segment, criteria=replace(criteria, tiers=()))
+    listed = membership(replace(segment, criteria=None), identity) if segment.listed else None
+    return ByTier(frozenset(criteria.tiers), membership(rest, identity), listed)
+
+
 def _like(criteria: Criteria, identity: Identity) -> Test:
     tests = tuple(_tests(criteria, identity))
     if len(tests) == 1:  # the usual case needs no loop
         return tests[0]
+    if not tests:
+        return lambda request, person, now: True
 
     def holds_all(request: Request, person: Person, now: datetime) -> bool:
         for test in tests:  # noqa: SIM110 - all() takes as long as two tests
@@ -60,6 +83,10 @@ def _text(name: str, header: str, wanted: tuple[str, ...]) -> Test:
     accepted, of_profile = frozenset(wanted), _of_profile(name)
     if not header:
         return lambda request, person, now: of_profile(person.profile) in accepted
+    if name == REGION:  # as below without a call; tiers are mostly looked up, see ByTier
+        return lambda request, person, now: (
+            (person.profile.region or request.headers.get(header, "")) in accepted
+        )
     return lambda request, person, now: (
         (of_profile(person.profile) or request.headers.get(header, "")) in accepted
     )
@@ -76,11 +103,13 @@ def _tagged(header: str, wanted: tuple[str, ...]) -> Test:
 
     def is_tagged(request: Request, person: Person, now: datetime) -> bool:
         tags = person.profile.tags
-        if not tags and header:
-            # A header names several separated by commas.
-            named = request.headers.get(header, "").split(",")
-            tags = frozenset(tag.strip() for tag in named if tag.strip())
-        return not accepted.isdisjoint(tags)
+        if tags or not header:
+            return not accepted.isdisjoint(tags)
+        # A header names several separated by commas.
+        for tag in request.headers.get(header, "").split(","):
+            if tag.strip() in accepted and tag.strip():
+                return True
+        return False
 
     return is_tagged
 

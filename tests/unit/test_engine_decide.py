@@ -144,6 +144,20 @@ def test_what_the_store_knows_is_not_marked_degraded() -> None:
     assert not found.degraded
 
 
+# How many tiers there are
+
+
+@pytest.mark.parametrize("number", [1, 100, 10_001])
+def test_a_segment_has_its_members_however_many_tiers_are_named(number: int) -> None:
+    tiers = tuple(f"tier-{n}" for n in range(number))
+    named = Segment(name="named", canary_eligible=True, criteria=Criteria(tiers=tiers))
+    policy = replace(PLAIN, release=replace(RELEASE, share=0), segments=(named, BETA))
+    for tier, reason in ((tiers[-1], Reason.SEGMENT), ("other", Reason.DEFAULT)):
+        found = answer(policy, ANN, Person(profile=Profile(tier=tier)))
+        assert isinstance(found, Decision)
+        assert found.reason is reason
+
+
 # What explain says
 
 

@@ -13,8 +13,9 @@ import pytest
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_message
-from canary_engine import bucketing, parse
+from canary_engine import bucketing, parse, reads
 from canary_engine.decide import CompiledPolicy, Finding, decide, explain
+from canary_engine.facts import first_reader
 from canary_engine.model import (
     NOBODY,
     Anonymous,
@@ -263,7 +264,6 @@ def test_golden_bucket_is_that_of_the_release_or_of_the_flag(
     assert policy.policy.release is not None
     by_flag = decision["reason"] == "flag"
     salt = "flag:" + decision["matched"] if by_flag else policy.policy.release.salt
-    found = (read(request) for read in policy.key_readers)
-    key = next((text for text in found if text), request.fallback_key)
+    key = first_reader(reads.hash_keys(policy.policy))(request) or request.fallback_key
     hashed = murmur3_x86_32(salt.encode() + b"\0" + key.encode())
     assert hashed * 100_000 >> 32 == decision["bucket"]

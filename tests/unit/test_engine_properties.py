@@ -18,13 +18,15 @@ from canary.policy.v1 import policy_pb2
 from canary_documents import to_document, to_message
 from canary_engine import parse
 from canary_engine.bucketing import bucket, prefix
-from canary_engine.decide import Answer, CompiledPolicy, decide, explain
+from canary_engine.decide import CompiledPolicy, decide, explain
 from canary_engine.errors import InvalidPolicy
+from canary_engine.keys import HashKeys
 from canary_engine.model import (
     BUCKETS,
     NOBODY,
     UNKNOWN,
     Anonymous,
+    Answer,
     Backend,
     Bucketing,
     Compatibility,
@@ -55,6 +57,7 @@ from canary_engine.model import (
 )
 from canary_engine.network import NetworkSet
 from canary_engine.rules import RuleIndex
+from canary_engine.segments import TIER, membership, membership_by_tier
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -383,6 +386,20 @@ def test_every_key_has_a_bucket_even_if_it_is_no_utf_8(salt: str, key: str) -> N
     assert 0 <= bucket(prefix(salt), key) < BUCKETS
 
 
+@given(st.text(st.characters()), st.text(st.characters(), min_size=1))
+@example("\ud800", "\udc80\udfff")
+@some
+def test_a_key_of_the_clients_own_and_one_drawn_for_it_fall_into_the_same_bucket(
+    salt: str, key: str
+) -> None:
+    measure = HashKeys(EMPTY).measure_under(salt)
+    number = bucket(prefix(salt), key)
+    assert measure(Request(consumer=key)) == (number, False)
+    assert measure(Request(headers={"x-user-id": key})) == (number, False)
+    assert measure(Request(fallback_key=key)) == (number, True)
+    assert measure(Request()) == (None, False)
+
+
 # Deciding
 
 
@@ -521,6 +538,20 @@ def test_a_person_is_asked_for_only_where_one_can_matter(
         assert policy.segments
     elif request.headers.get(policy.identity.user_id_header):
         assert answer == decided(policy, request, person)
+
+
+@given(policies(serving=True), requests, known)
+@many
+def test_a_segment_has_the_same_members_when_their_tier_was_looked_up_before(
+    policy: Policy, request: Request, person: Person
+) -> None:
+    header = policy.identity.attribute_headers.get(TIER, "")
+    tier = person.profile.tier or (request.headers.get(header, "") if header else "")
+    for segment in policy.segments:
+        by_tier = membership_by_tier(segment, policy.identity)
+        left = by_tier.of_these if tier in by_tier.tiers else by_tier.of_others
+        whole = membership(segment, policy.identity)(request, person, NOW)
+        assert (left is not None and left(request, person, NOW)) is whole
 
 
 hostile = st.text(st.characters(), max_size=30) | st.sampled_from(
