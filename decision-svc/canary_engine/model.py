@@ -48,6 +48,7 @@ class ReleaseStatus(StrEnum):
     PAUSED = "paused"
     COMPLETED = "completed"
     ROLLED_BACK = "rolled-back"
+    ABANDONED = "abandoned"
 
 
 class Strategy(StrEnum):
@@ -67,6 +68,14 @@ class Source(StrEnum):
     IP = "ip"
     PATH = "path"
     CONSUMER = "consumer"
+
+
+class ApprovedMove(StrEnum):
+    """What an approval is for."""
+
+    START = "start"
+    RAISE = "raise"
+    PROMOTE = "promote"
 
 
 class Anonymous(StrEnum):
@@ -197,11 +206,89 @@ class CompatibilityRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiVersion:
+    """A version of the API that clients speak, and what they are told of it."""
+
+    version: str
+    deprecated: bool = False
+    deprecated_at: datetime | None = None
+    sunset_date: datetime | None = None
+    breaking_changes: tuple[str, ...] = ()
+    migration_guide: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compatibility:
-    """The header that names a client's API version, and the rules. No rule: compatible."""
+    """Where a client's API version is named, and the rules. No rule: compatible."""
 
     header: str = ""
     rules: tuple[CompatibilityRule, ...] = ()
+    path_prefix: str = ""
+    media_type: str = ""
+    api_versions: tuple[ApiVersion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRules:
+    """Which moves need a second person; ``above`` is a share of BUCKETS, None is no limit."""
+
+    start: bool = False
+    promote: bool = False
+    above: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """A time without starts and raises; both ends are local date-times in ``time_zone``."""
+
+    name: str
+    start: str
+    end: str
+    time_zone: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """What stands between a person and a move of the release."""
+
+    approvals: ApprovalRules = ApprovalRules()
+    freezes: tuple[Freeze, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """The consent of ``by`` to one move by somebody else; ``share`` is of BUCKETS."""
+
+    id: str
+    move: ApprovedMove
+    version: str
+    share: int = 0
+    by: str
+    at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedOverride:
+    """An override that must not be believed; it is forgotten when it has expired anyhow."""
+
+    id: str
+    expires_at: datetime
+
+
+DEFAULT_OVERRIDE_HEADER = "x-canary-override"
+DEFAULT_OVERRIDE_COOKIE = "canary_override"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """How testers force a variant; ``public_key`` is an Ed25519 key, base64, "" for none."""
+
+    public_key: str = ""
+    header: str = DEFAULT_OVERRIDE_HEADER
+    cookie: str = DEFAULT_OVERRIDE_COOKIE
+    revoked: tuple[RevokedOverride, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +337,9 @@ class Policy:
     bucketing: Bucketing = Bucketing()
     identity: Identity = Identity()
     membership_epoch: int = 0
+    guards: Guards = Guards()
+    approvals: tuple[Approval, ...] = ()
+    overrides: Overrides = Overrides()
 
     def version_with(self, status: VersionStatus) -> Version | None:
         """The version of that status, or None; stable and canary are unique."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import re2
 
@@ -16,19 +19,29 @@ from canary_engine import model
 from canary_engine.errors import InvalidPolicy
 from canary_engine.model import (
     BUCKETS,
+    DEFAULT_OVERRIDE_COOKIE,
+    DEFAULT_OVERRIDE_HEADER,
     Anonymous,
+    ApiVersion,
+    Approval,
+    ApprovalRules,
+    ApprovedMove,
     Backend,
     Bucketing,
     Compatibility,
     CompatibilityRule,
     Criteria,
     Flag,
+    Freeze,
+    Guards,
     HashKey,
     Identity,
+    Overrides,
     Policy,
     Registered,
     Release,
     ReleaseStatus,
+    RevokedOverride,
     Rule,
     Segment,
     Source,
@@ -43,6 +56,7 @@ from canary_engine.reading import MAX_NAME, Node
 
 MAX_PATTERN = 1_000
 _MAX_REVISION = 2**63 - 1
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+\Z")
 _NEVER_READ = {
     "authorization": "authorization never leaves the gateway",
     "proxy-authorization": "proxy-authorization never leaves the gateway",
@@ -115,6 +129,9 @@ def _policy(node: Node) -> Policy:
         bucketing=_bucketing(node.node("bucketing")),
         identity=_identity(node.node("identity")),
         membership_epoch=node.whole("membership_epoch", 0, _MAX_REVISION),
+        guards=_guards(node.node("guards")),
+        approvals=tuple(map(_approval, node.nodes("approvals", "id"))),
+        overrides=_overrides(node.node("overrides")),
     )
     node.finish()
     return found
@@ -255,9 +272,130 @@ def _compatibility(node: Node | None) -> Compatibility:
         if (rule.source, rule.to) in taken:
             node.complain(f"rules[{index}]", f"{rule.source} to {rule.to} has a rule already")
         taken.add((rule.source, rule.to))
-    found = Compatibility(header=_header(node, "header"), rules=tuple(rules))
+    found = Compatibility(
+        header=_header(node, "header"),
+        rules=tuple(rules),
+        path_prefix=node.text("path_prefix", 255),
+        media_type=node.text("media_type", 255).lower(),
+        api_versions=tuple(map(_api_version, node.nodes("api_versions", "version"))),
+    )
+    if found.path_prefix and not (found.path_prefix[0] == found.path_prefix[-1] == "/"):
+        node.complain("path_prefix", 'begin and end with a slash, as in "/api/"')
+    if found.media_type and not _MEDIA_TYPE.match(found.media_type):
+        node.complain("media_type", 'give type/subtype, as in "application/vnd.shop"')
     node.finish()
     return found
+
+
+def _api_version(node: Node) -> ApiVersion:
+    found = ApiVersion(
+        version=node.name("version"),
+        deprecated=node.yes("deprecated"),
+        deprecated_at=node.time("deprecated_at"),
+        sunset_date=node.time("sunset_date"),
+        breaking_changes=node.texts("breaking_changes"),
+        migration_guide=node.text("migration_guide", 2_000),
+    )
+    if found.deprecated_at and not found.deprecated:
+        node.complain("deprecated_at", "say deprecated: true, too")
+    if any(c.isspace() or c in '<>"' or not c.isprintable() for c in found.migration_guide):
+        node.complain("migration_guide", "give a URL without blanks, quotes and angle brackets")
+    node.finish()
+    return found
+
+
+def _guards(node: Node | None) -> Guards:
+    if node is None:
+        return Guards()
+    rules = ApprovalRules()
+    part = node.node("approvals")
+    if part is not None:
+        rules = ApprovalRules(
+            start=part.yes("start"), promote=part.yes("promote"), above=part.share("above")
+        )
+        part.finish()
+    found = Guards(approvals=rules, freezes=tuple(map(_freeze, node.nodes("freezes"))))
+    node.finish()
+    return found
+
+
+def _freeze(node: Node) -> Freeze:
+    found = Freeze(
+        name=node.name(),
+        start=_local(node, "start"),
+        end=_local(node, "end"),
+        time_zone=node.text("time_zone", MAX_NAME),
+        reason=node.text("reason", 1_000),
+    )
+    try:
+        ZoneInfo(found.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        node.complain("time_zone", f"{found.time_zone!r} is unknown; write it like Europe/Berlin")
+    if found.start and found.end and found.start >= found.end:
+        node.complain("end", "give a time after the start")
+    node.finish()
+    return found
+
+
+def _local(node: Node, name: str) -> str:
+    """A local date and time in its one form, YYYY-MM-DDTHH:MM:SS."""
+    value = node.text(name, MAX_NAME)
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            return moment.isoformat(timespec="seconds")
+    except ValueError:
+        pass
+    node.complain(name, f"{value!r} is no local time; write it like 2026-01-31T12:00")
+    return ""
+
+
+def _approval(node: Node) -> Approval:
+    epoch = datetime.fromtimestamp(0, UTC)
+    for name in ("at", "expires_at"):
+        if not node.has(name):
+            node.complain(name, "give a time")
+    found = Approval(
+        id=node.name("id"),
+        move=node.word("move", ApprovedMove),
+        version=node.name("version"),
+        share=node.share("percentage") or 0,
+        by=node.name("by"),
+        at=node.time("at") or epoch,
+        expires_at=node.time("expires_at") or epoch,
+    )
+    node.finish()
+    return found
+
+
+def _overrides(node: Node | None) -> Overrides:
+    if node is None:
+        return Overrides()
+    revoked = []
+    for part in node.nodes("revoked", "id"):
+        id_, expires_at = part.name("id"), part.time("expires_at")
+        if expires_at is None:
+            part.complain("expires_at", "give a time")
+        else:
+            revoked.append(RevokedOverride(id=id_, expires_at=expires_at))
+        part.finish()
+    found = Overrides(
+        public_key=node.text("public_key", MAX_NAME),
+        header=_header(node, "header") or DEFAULT_OVERRIDE_HEADER,
+        cookie=node.token("cookie") or DEFAULT_OVERRIDE_COOKIE,
+        revoked=tuple(revoked),
+    )
+    if found.public_key and not _is_key(found.public_key):
+        node.complain("public_key", "give the 32 bytes of an Ed25519 public key as base64")
+    node.finish()
+    return found
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(b64decode(text, validate=True)) == 32
+    except ValueError:
+        return False
 
 
 def _whitelist(node: Node | None) -> Whitelist:
@@ -382,7 +520,7 @@ def _contradictions(policy: Policy) -> list[str]:
 
 
 def _plain(name: str, item: Any) -> Any:
-    if name == "share":
+    if name in ("share", "above"):
         return percentage(item)
     if isinstance(item, StrEnum):
         return str(item)

@@ -28,7 +28,7 @@ from decision_svc.metrics import Metrics
 from decision_svc.outcomes.gauges import refresh_for_ever
 from decision_svc.outcomes.memory import MemoryOutcomes
 from decision_svc.people import People
-from decision_svc.rpc.admin import AdminService
+from decision_svc.rpc.admin import AdminService, Parts
 from decision_svc.rpc.decision import DecisionService
 from decision_svc.rpc.errors import RefusalInterceptor
 from decision_svc.settings import Settings
@@ -96,7 +96,17 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             on_store_state=lambda up: _tell_health(healths, up, snapshot.is_loaded),
         )
         decision_service = DecisionService(decider, snapshot, baselines, outcomes, metrics)
-        admin_service = AdminService(editor, store, store, snapshot, baselines, decider, outcomes)
+        admin_service = AdminService(
+            Parts(
+                editor=editor,
+                policies=store,
+                people=store,
+                snapshot=snapshot,
+                baselines=baselines,
+                decider=decider,
+                outcomes=outcomes,
+            )
+        )
 
         decisions = _server(_DECISION_OPTIONS, healths, DECISION)
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(decision_service, decisions)

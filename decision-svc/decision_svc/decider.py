@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from canary_engine import decide as engine
+from canary_engine.copies import Known, Ways, ways_of
 from canary_engine.decide import CompiledPolicy, Finding
-from canary_engine.model import NOBODY, Decision, Person, PersonNeeded, Policy, Reads, Request
+from canary_engine.model import NOBODY, UNKNOWN, Decision, PersonNeeded, Policy, Reads, Request
 
 from decision_svc.baselines import Baselines
 from decision_svc.errors import BadRequest, NotFound
@@ -24,6 +25,8 @@ class Question:
     request: Request
     baseline_hash: str = ""
     reads_digest: str = ""
+    want_person: bool = False
+    """Whether to say what is known of the user, if the decision needs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Resend:
 
     reads: Reads
     reads_digest: str
+    user_id_header: str
     baseline: bool
 
 
@@ -42,6 +46,16 @@ class Waiting:
     compiled: CompiledPolicy
     request: Request
     user: str
+    want_person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Informed:
+    """A decision, and what is known of the user whom it was made for."""
+
+    decision: Decision
+    user: str
+    known: Known
 
 
 class Decider:
@@ -61,38 +75,48 @@ class Decider:
         """The moment, for decisions that are made together."""
         return self._clock()
 
-    def decide_now(self, question: Question, now: datetime) -> Decision | Resend | Waiting:
+    def decide_now(
+        self, question: Question, now: datetime
+    ) -> Decision | Informed | Resend | Waiting:
         """The answer if memory holds all it takes; never waits. Raises NotReady, BadRequest."""
         baseline = self._baseline(question) if question.baseline_hash else None
         if question.baseline_hash and baseline is None:
             return self._unknown_baseline(question)
         _, compiled = self._snapshot.ruling(question.service_key, baseline, question.baseline_hash)
         if question.reads_digest and question.reads_digest != compiled.reads_digest:
-            return Resend(reads=compiled.reads, reads_digest=compiled.reads_digest, baseline=False)
+            return _resend(compiled, baseline=False)
         answer = engine.decide(compiled, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
             return answer
         person = self._people.copy(compiled.policy, answer.user)
         if person is None:
-            return Waiting(compiled, question.request, answer.user)
+            return Waiting(compiled, question.request, answer.user, question.want_person)
         decision = engine.decide(compiled, question.request, person, now)
         assert isinstance(decision, Decision)
+        if question.want_person:
+            return self._informed(decision, compiled.policy, answer.user, self._people.now())
         return decision
 
-    async def finish(self, waiting: Waiting) -> Decision:
+    async def finish(self, waiting: Waiting) -> Decision | Informed:
         """The decision that waited for the store; takes at most the people's deadline."""
-        person = await self._people.read(waiting.compiled.policy, waiting.user)
+        policy, began = waiting.compiled.policy, self._people.now()
+        person = await self._people.read(policy, waiting.user)
         decision = engine.decide(waiting.compiled, waiting.request, person, self._clock())
         assert isinstance(decision, Decision)
+        if waiting.want_person:
+            return self._informed(decision, policy, waiting.user, began)
         return decision
 
-    async def person(self, service_key: str, user: str) -> Person:
+    async def person(self, service_key: str, user: str) -> Known:
         """What is known of a user for the stored policy; NOBODY where there is no policy."""
         policy = self._snapshot.get(service_key)
         if policy is None or not user:
-            return NOBODY
-        copy = self._people.copy(policy, user)
-        return copy if copy is not None else await self._people.read(policy, user)
+            return Known(person=NOBODY, ways=Ways(0, frozenset()))
+        began = self._people.now()
+        if self._people.copy(policy, user) is None:
+            await self._people.read(policy, user)
+        known = self._people.known(policy, user, began)
+        return known or Known(person=UNKNOWN, ways=ways_of(policy))
 
     async def explain(
         self, question: Question, at: datetime | None
@@ -120,6 +144,13 @@ class Decider:
         alone = engine.decide(compiled, asked, None, now)
         return alone if isinstance(alone, Decision) else decision, findings, ruling.why
 
+    def _informed(
+        self, decision: Decision, policy: Policy, user: str, at: float
+    ) -> Decision | Informed:
+        """The decision with what is known of the user; alone if nothing is."""
+        known = self._people.known(policy, user, at)
+        return decision if known is None else Informed(decision, user, known)
+
     def _baseline(self, question: Question) -> Policy | None:
         """The baseline whose hash the question names; None if it names none or it is unknown."""
         if not question.baseline_hash:
@@ -135,4 +166,13 @@ class Decider:
         # The reads depend on the baseline unless a release rules, so they are asked for as
         # they are without it; the second answer corrects them.
         _, compiled = self._snapshot.ruling(question.service_key, None, "")
-        return Resend(reads=compiled.reads, reads_digest=compiled.reads_digest, baseline=True)
+        return _resend(compiled, baseline=True)
+
+
+def _resend(compiled: CompiledPolicy, *, baseline: bool) -> Resend:
+    return Resend(
+        reads=compiled.reads,
+        reads_digest=compiled.reads_digest,
+        user_id_header=compiled.user_id_header,
+        baseline=baseline,
+    )

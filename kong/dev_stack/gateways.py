@@ -146,7 +146,8 @@ class RealKong:
     def __init__(self, run_dir: Path, declarative: Path, plugin: PluginServer, listen: str) -> None:
         self._kong = find_kong()
         self._prefix = run_dir / "kong"
-        self.address = listen if not listen.endswith(":0") else f"127.0.0.1:{_free_port()}"
+        host, _, port = listen.rpartition(":")
+        self.address = listen if port != "0" else f"{host}:{_free_port(host)}"
         self._environment = {
             "KONG_PREFIX": str(self._prefix),
             "KONG_DATABASE": "off",
@@ -218,9 +219,9 @@ class RealKong:
 GATEWAYS: dict[str, type[DevGateway] | type[RealKong]] = {"dev": DevGateway, "kong": RealKong}
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

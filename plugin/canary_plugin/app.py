@@ -16,6 +16,7 @@ from typing import Any
 from canary_plugin import config as plugin_config
 from canary_plugin.channel import Channel
 from canary_plugin.deciders.local import LocalDecider
+from canary_plugin.deciders.person_calls import PersonCalls
 from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
 from canary_plugin.deciders.policy_stream import PolicyStream
@@ -73,10 +74,10 @@ async def running(settings: Settings, channel: Channel | None = None) -> AsyncIt
     metrics = Metrics(troubles, restarts=settings.restarts)
     policies = KnownPolicies()
     service = Service(settings.decision_service)
-    persons = Persons(service.person)
+    persons = Persons(PersonCalls(service.stubs).person)
     policy_stream = PolicyStream(service.stubs, policies, persons, troubles, settings.gateway)
     decide_stream = DecideStream(service.stubs, troubles)
-    decider: Decider = RemoteDecider(decide_stream, policies, troubles, metrics.decided)
+    decider: Decider = RemoteDecider(decide_stream, policies, persons, troubles, metrics.decided)
     if settings.decider == "local":
         decider = LocalDecider(policies, persons, decider, metrics.decided)
 

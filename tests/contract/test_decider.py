@@ -18,10 +18,9 @@ from canary_engine.decide import CompiledPolicy
 from canary_engine.decide import decide as engine_decide
 from canary_engine.model import Decision, PersonNeeded, Policy, Request
 from canary_plugin.config import Baseline
-from canary_plugin.deciders.local import LocalDecider
+from canary_plugin.deciders.person_calls import PersonCalls
 from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
-from canary_plugin.deciders.policy_stream import PolicyStream
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
 from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
@@ -30,6 +29,7 @@ from canary_plugin.troubles import Troubles
 from contract.test_decide_golden import cases, know, save, user_of
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
+from support.deciders import Deciders, deciders
 from support.redis_server import RedisServer
 from support.service import running_service
 
@@ -42,33 +42,13 @@ Opens = Callable[[], AbstractAsyncContextManager[Decider]]
 
 
 @asynccontextmanager
-async def deciders(address: str) -> AsyncIterator[tuple[Decider, Decider]]:
-    """A remote and a local decider that have heard all that the service has to say."""
-    troubles, policies, service = Troubles(lambda: 0.0), KnownPolicies(), Service([address])
-    persons = Persons(service.person)
-    stream = DecideStream(service.stubs, troubles)
-    told = PolicyStream(service.stubs, policies, persons, troubles, "test")
-    tasks = [asyncio.create_task(stream.run()), asyncio.create_task(told.run())]
-    async with asyncio.timeout(20):
-        await asyncio.gather(stream.opened.wait(), told.complete.wait())
-    remote = RemoteDecider(stream, policies, troubles)
-    try:
-        yield remote, LocalDecider(policies, persons, remote)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await service.close()
-
-
-@asynccontextmanager
 async def remote() -> AsyncIterator[Decider]:
     """Asks a running service."""
     async with (
         running_service() as service,
-        deciders(service.decision_address) as (asking, _),
+        deciders(service.decision_address) as both,
     ):
-        yield asking
+        yield both.remote
 
 
 @asynccontextmanager
@@ -76,9 +56,9 @@ async def local() -> AsyncIterator[Decider]:
     """Decides by what a running service streams."""
     async with (
         running_service() as service,
-        deciders(service.decision_address) as (_, deciding),
+        deciders(service.decision_address) as both,
     ):
-        yield deciding
+        yield both.local
 
 
 @asynccontextmanager
@@ -87,7 +67,8 @@ async def alone() -> AsyncIterator[Decider]:
     policies = KnownPolicies()
     policies.heard("shop", None)
     troubles, service = Troubles(lambda: 0.0), Service([NOWHERE])
-    yield RemoteDecider(DecideStream(service.stubs, troubles), policies, troubles)
+    stream, persons = DecideStream(service.stubs, troubles), Persons(PersonCalls([]).person)
+    yield RemoteDecider(stream, policies, persons, troubles)
     await service.close()
 
 
@@ -266,10 +247,13 @@ async def test_a_question_without_time_left_is_answered_at_once_or_not_at_all(
 STORED = [t for t in THEMES if any(needs_a_person(t, case) for case in golden(t)["cases"])]
 
 
-@pytest.mark.parametrize("theme", STORED)
-async def test_golden_cases_with_a_person_are_decided_alike_by_remote_and_local(
+@asynccontextmanager
+async def stored(
     redis_server: RedisServer, theme: str
-) -> None:
+) -> AsyncIterator[tuple[Deciders, AsyncIterator[tuple[dict[str, Any], str]]]]:
+    """Both deciders at a service that has the theme's policies; a case's person is known when
+    the case and its service key come.
+    """
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
     store = RedisStore.connect(redis_server.url, timeout_s=10)
@@ -280,21 +264,52 @@ async def test_golden_cases_with_a_person_are_decided_alike_by_remote_and_local(
     ]
     for service_key, case in told:
         await save(store, service_key, golden(theme), case)
-    wrong = {}
+
+    async def one_by_one() -> AsyncIterator[tuple[dict[str, Any], str]]:
+        for service_key, case in told:
+            await know(store, case, user_of(golden(theme), case))
+            yield case, service_key
+
     never = {"person_max_age_s": 0, "person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
     async with (
         running_service(redis_url=redis_server.url, **never) as service,
         deciders(service.decision_address) as both,
     ):
-        for service_key, case in told:
-            await know(store, case, user_of(golden(theme), case))
+        yield both, one_by_one()
+    await store.aclose()
+
+
+@pytest.mark.parametrize("theme", STORED)
+async def test_golden_cases_with_a_person_are_decided_alike_by_remote_and_local(
+    redis_server: RedisServer, theme: str
+) -> None:
+    wrong = {}
+    async with stored(redis_server, theme) as (both, told):
+        async for case, service_key in told:
             expected = case["decision"] | {"policy_revision": 1}
-            for decider in both:
+            for decider in (both.remote, both.local):
                 digest = decider.projection(service_key, None).digest
                 asked = question(request_of(case["request"]), None, digest, service_key)
                 answer = await answer_of(decider, asked)
                 assert isinstance(answer, Decision)
                 if document_of(answer) != expected:
                     wrong[case["name"], type(decider).__name__] = document_of(answer)
-    await store.aclose()
     assert wrong == {}
+
+
+@pytest.mark.parametrize("theme", STORED)
+async def test_golden_cases_with_a_person_stay_as_they_are_when_the_service_is_late(
+    redis_server: RedisServer, theme: str
+) -> None:
+    wrong = {}
+    async with stored(redis_server, theme) as (both, told):
+        async for case, service_key in told:
+            for decider in (both.remote, both.local):
+                digest = decider.projection(service_key, None).digest
+                asked = question(request_of(case["request"]), None, digest, service_key)
+                before = await answer_of(decider, asked)
+                asked.ends = monotonic()
+                if await answer_of(decider, asked) != before:
+                    wrong[case["name"], type(decider).__name__] = before
+    assert wrong == {}
+    assert set(both.troubles.counts) == {"alone-timeout"}

@@ -13,11 +13,15 @@ import pytest
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from canary_plugin.config import read
+from canary_plugin.deciders.person_calls import PersonCalls
 from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
 from canary_plugin.deciders.policy_stream import PolicyStream
+from canary_plugin.deciders.protocol import Question
+from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import MAX_LATE
+from canary_plugin.handler import MAX_QUESTIONS
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import (
     KEY,
@@ -111,20 +115,30 @@ async def test_a_service_that_is_late_is_done_without_once_the_policy_is_known(
         assert "true" not in caplog.text
 
 
-async def test_all_questions_of_a_request_share_one_deadline() -> None:
-    async with stage(is_mute=True) as (kong, spy, _, troubles):
+async def test_all_questions_of_a_request_share_one_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends: list[float] = []
+    decide = RemoteDecider.decide
 
-        async def slowly_something_else(request: pb.DecideRequest, _: Any) -> pb.DecideResponse:
-            await asyncio.sleep(0.15)
+    def noted(self: RemoteDecider, question: Question) -> Any:
+        ends.append(question.ends)
+        return decide(self, question)
+
+    async with stage(is_mute=True) as (kong, spy, _, troubles):
+        monkeypatch.setattr(RemoteDecider, "decide", noted)
+
+        async def something_else(request: pb.DecideRequest, _: Any) -> pb.DecideResponse:
             response = pb.DecideResponse()
             response.resend.reads.digest = f"digest {len(spy.asked)}"
             return response
 
-        spy.decide = slowly_something_else
-        instance = await kong.start(SEED | {"deadline_ms": 200})
+        spy.decide = something_else
+        instance = await kong.start(SEED | PATIENT)
         await kong.access(instance, TEST_HEADER)
-        assert troubles.counts == {"timeout": 1}
-        assert len(spy.asked) <= 2
+        assert troubles.counts == {"changing": 1}
+        assert len(spy.asked) == len(ends) == MAX_QUESTIONS
+        assert len(set(ends)) == 1
 
 
 def _resend_baseline() -> pb.DecideResponse:
@@ -401,7 +415,7 @@ async def test_a_policy_stream_ends_when_cancelled_even_while_it_is_told_to_foll
     async with running_service() as service, spying(service.decision_address) as (spy, address):
         troubles, policies = Troubles(lambda: 0.0), KnownPolicies()
         service_at = Service([address])
-        persons = Persons(service_at.person)
+        persons = Persons(PersonCalls(service_at.stubs).person)
         stream = PolicyStream(service_at.stubs, policies, persons, troubles, "test")
         task = asyncio.create_task(stream.run())
         await stream.complete.wait()

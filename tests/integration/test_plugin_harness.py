@@ -58,6 +58,10 @@ async def plugin(
             yield kong, troubles
 
 
+async def _at_once() -> None:
+    pass
+
+
 class Refusal(Exception):  # noqa: N818 - an answer that the spy gives
     """What the spy answers instead of a decision."""
 
@@ -82,6 +86,8 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.watched: list[pb.WatchPoliciesRequest] = []
         self.told: list[pb.WatchPoliciesResponse] = []
         self.decide: Decide = lambda request, forward: forward(request)
+        self.watch: Callable[[], Awaitable[None]] = _at_once
+        """Waited for before a policy stream stands."""
         self.tell: Callable[[pb.WatchPoliciesResponse], pb.WatchPoliciesResponse] = lambda m: m
         self.is_mute = False
         self.refuses_baselines = False
@@ -147,6 +153,7 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.watched.append(request)
         if self.refuses_baselines and request.baselines:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "of another version")
+        await self.watch()
         await context.send_initial_metadata(())
         call = self._stub.WatchPolicies(request)
         self._calls.add(call)
@@ -211,6 +218,18 @@ class Admin:
             {"change": self._change, **fields}, getattr(admin_pb2, f"{method}Request")
         )
         await getattr(self._stub, method)(message, timeout=WITHIN_S)
+
+    async def profile(self, user: str, **fields: Any) -> None:
+        """Put a user's profile."""
+        document = {"profile": {"user": user, **fields}, "actor": "kim", "reason": "a test"}
+        message = to_message(document, admin_pb2.PutProfileRequest)
+        await self._stub.PutProfile(message, timeout=WITHIN_S)
+
+    async def revision(self) -> int:
+        """The revision of the stored policy."""
+        request = admin_pb2.GetPolicyRequest(service_key=self._change["service_key"])
+        response = await self._stub.GetPolicy(request, timeout=WITHIN_S)
+        return int(response.policy.revision)
 
     async def baselines(self) -> list[policy_pb2.Policy]:
         """The baselines of the gateways in contact."""

@@ -354,13 +354,14 @@ async def test_what_an_event_waits_for_is_cancelled_when_it_takes_too_long() -> 
 
 
 async def test_a_late_failure_is_dropped_too(caplog: pytest.LogCaptureFixture) -> None:
-    stubborn = asyncio.Event()
+    stubborn, failing = asyncio.Event(), asyncio.Event()
 
     async def fails() -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             await stubborn.wait()
+            failing.set()
             raise ValueError("late") from None
 
     async with serving(lambda _: wait(fails())) as served:
@@ -371,7 +372,9 @@ async def test_a_late_failure_is_dropped_too(caplog: pytest.LogCaptureFixture) -
         served.events.sweep()
         assert (await waiting).end == "ret"
         stubborn.set()
-        await asyncio.sleep(0.01)
+        await failing.wait()
+        for _ in range(3):  # what waits for its end hears of it
+            await asyncio.sleep(0)
         gc.collect()
         assert served.troubles.counts == {"too-long": 1}
         assert [record.name for record in caplog.records] == ["canary_plugin"]

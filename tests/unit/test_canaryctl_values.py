@@ -65,9 +65,9 @@ def test_a_moment_that_was_never_set_is_nothing() -> None:
 
 def test_words_have_dashes_and_no_prefix() -> None:
     statuses = policy_pb2.ReleaseStatus.DESCRIPTOR
-    words = ["in-progress", "paused", "completed", "rolled-back"]
+    words = ["in-progress", "paused", "completed", "rolled-back", "abandoned"]
     assert list(render.words_by_value(statuses).values()) == words
-    assert [values.value_of(statuses, word) for word in words] == [1, 2, 3, 4]
+    assert [values.value_of(statuses, word) for word in words] == [1, 2, 3, 4, 5]
 
 
 def test_headers_given_twice_are_joined_as_gateways_do() -> None:

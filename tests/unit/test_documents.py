@@ -11,7 +11,7 @@ from canary.policy.v1 import policy_pb2 as pb
 from canary_documents import DocumentError, enum_word, to_document, to_message, unknown_fields
 from google.protobuf.message import Message
 
-STATUSES = "in-progress, paused, completed, rolled-back"
+STATUSES = "in-progress, paused, completed, rolled-back, abandoned"
 
 
 def complaints(document: Any, cls: type[Message] = pb.Policy) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from canary_engine import parse, reads
-from canary_engine.model import Policy
+from canary_engine.model import Policy, Segment
 from canary_plugin.config import Baseline, read
 from canary_plugin.deciders.policies import MAX_COMPILED, KnownPolicies
 
@@ -64,6 +65,30 @@ def test_what_was_compiled_is_kept_until_the_policy_changes() -> None:
     policies.heard("shop", stored(60))
     assert policies.ruling("shop", baseline) is not first
     assert policies.ruling("shop-2", baseline) is other
+
+
+def on_persons(percentage: float, status: str = "in-progress") -> Policy:
+    segment = Segment(name="early", canary_eligible=True, listed=True)
+    return replace(stored(percentage, status), segments=(segment,))
+
+
+def test_a_policy_on_persons_is_found_from_when_it_rules_until_it_does_not() -> None:
+    policies, baseline = KnownPolicies(), declared()
+    policies.heard("shop", on_persons(50))
+    assert policies.ruling_on_persons("shop", baseline) is None, "nobody has asked by it yet"
+    for policy, reads_persons in (
+        (on_persons(50), True),
+        (stored(50), False),
+        (on_persons(60), True),
+        (on_persons(60, "completed"), False),
+        (None, False),
+    ):
+        policies.heard("shop", policy)
+        for declaring in (baseline, None):
+            ruling = policies.ruling("shop", declaring)
+            expected = ruling if reads_persons else None
+            assert policies.ruling_on_persons("shop", declaring) is expected
+    assert policies.ruling_on_persons("another", None) is None
 
 
 def test_compiled_policies_are_bounded() -> None:

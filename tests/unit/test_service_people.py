@@ -228,9 +228,10 @@ async def test_nothing_is_kept_of_a_read_that_is_over(people: People, store: Slo
 
 
 async def test_the_least_recently_read_users_are_forgotten_first(
-    people: People, monkeypatch: pytest.MonkeyPatch
+    store: SlowStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(people_module, "MAX_USERS", 3)
+    monkeypatch.setattr(people_module, "MAX_COPIES", 3)
+    people = People(store, clock=clock, max_age_s=60, deadline_s=10)
     for user in ("a", "b", "c", "a", "d"):
         await people.read(policy(), user)
     known = [user for user in "abcd" if people.copy(policy(), user)]

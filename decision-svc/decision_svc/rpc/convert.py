@@ -10,11 +10,12 @@ from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2 as policy_pb
 from canary_documents import to_document, to_message
 from canary_engine import parse, reads
-from canary_engine.model import Backend, Decision, Person, Policy, Reads, Reason, Request, Variant
+from canary_engine.copies import Known
+from canary_engine.model import Backend, Decision, Policy, Reads, Reason, Request, Variant
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from decision_svc.decider import Question
+from decision_svc.decider import Informed, Question, Resend
 from decision_svc.errors import BadRequest
 
 VARIANTS = {
@@ -33,7 +34,21 @@ def question(message: pb.DecideRequest) -> Question:
         cast(Request, message),
         message.baseline_hash,
         message.reads_digest,
+        message.want_person,
     )
+
+
+def write_answer(answer: Decision | Informed | Resend, message: pb.DecideResponse) -> None:
+    """Write an answer into an empty message."""
+    if isinstance(answer, Decision):
+        write_decision(answer, message.decision)
+    elif isinstance(answer, Informed):
+        write_decision(answer.decision, message.decision)
+        message.person.CopyFrom(person_message(answer.user, answer.known))
+    else:
+        message.resend.reads.CopyFrom(reads_message(answer.reads))
+        message.resend.user_id_header = answer.user_id_header
+        message.resend.baseline = answer.baseline
 
 
 def write_decision(value: Decision, message: policy_pb.Decision) -> None:
@@ -97,13 +112,18 @@ def reads_message(value: Reads) -> policy_pb.Reads:
     )
 
 
-def person_message(value: Person) -> pb.GetPersonResponse:
+def person_message(user: str, value: Known) -> pb.GetPersonResponse:
     """What the store knows of a user, as a message."""
-    document = parse.document(value.profile)
+    person, ways = value.person, value.ways
+    document = parse.document(person.profile)
     return pb.GetPersonResponse(
-        listed_in=sorted(value.listed_in),
+        user=user,
+        listed_in=sorted(person.listed_in),
         profile=to_message(document, policy_pb.Profile) if document else None,
-        is_known=value.is_known,
+        is_known=person.is_known,
+        looked_in=sorted(ways.listed),
+        membership_epoch=ways.epoch,
+        is_old=value.is_old,
     )
 
 

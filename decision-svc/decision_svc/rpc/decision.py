@@ -17,7 +17,7 @@ from canary_engine.errors import CanaryError
 from canary_engine.model import Decision
 
 from decision_svc.baselines import Baselines
-from decision_svc.decider import Decider, Resend, Waiting
+from decision_svc.decider import Decider, Informed, Resend, Waiting
 from decision_svc.errors import BadRequest
 from decision_svc.metrics import Counted, Metrics
 from decision_svc.outcomes.protocol import Outcomes, Reported
@@ -57,7 +57,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             if isinstance(answer, Waiting):
                 answer = await self._finish(request, answer, counts)
             response = pb.DecideResponse()
-            _write(answer, response)
+            convert.write_answer(answer, response)
             self._metrics.count(counts)
             return response
         except Exception as error:
@@ -120,7 +120,8 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     async def GetPerson(  # noqa: N802 - the proto's name
         self, request: pb.GetPersonRequest, context: Context
     ) -> pb.GetPersonResponse:
-        return convert.person_message(await self._decider.person(request.service_key, request.user))
+        known = await self._decider.person(request.service_key, request.user)
+        return convert.person_message(request.user, known)
 
     def _told(self, changed: str | frozenset[str]) -> pb.WatchPoliciesResponse:
         if isinstance(changed, frozenset):
@@ -176,22 +177,28 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
 
     def _answer(
         self, request: pb.DecideRequest, now: datetime, counts: Counts
-    ) -> Decision | Resend | Waiting:
+    ) -> Decision | Informed | Resend | Waiting:
         if request.HasField("baseline"):
             self._learn(request.baseline)
         answer = self._decider.decide_now(convert.question(request), now)
         if isinstance(answer, Decision):
             counts[self._label(request), answer.variant, answer.reason, answer.degraded] += 1
+        elif isinstance(answer, Informed):
+            self._count(request, answer.decision, counts)
         elif isinstance(answer, Resend):
             self._metrics.resends.inc()
         return answer
 
     async def _finish(
         self, request: pb.DecideRequest, waiting: Waiting, counts: Counts
-    ) -> Decision:
-        decision = await self._decider.finish(waiting)
+    ) -> Decision | Informed:
+        answer = await self._decider.finish(waiting)
+        decision = answer.decision if isinstance(answer, Informed) else answer
+        self._count(request, decision, counts)
+        return answer
+
+    def _count(self, request: pb.DecideRequest, decision: Decision, counts: Counts) -> None:
         counts[self._label(request), decision.variant, decision.reason, decision.degraded] += 1
-        return decision
 
     def _label(self, request: pb.DecideRequest) -> str:
         """The service key if somebody declared it: clients must not be able to make labels."""
@@ -202,17 +209,9 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         self._baselines.learn(baseline.hash, convert.policy_document(baseline.policy))
 
 
-def _add(id_: int, answer: Decision | Resend, ready: pb.DecideStreamResponse) -> None:
+def _add(id_: int, answer: Decision | Informed | Resend, ready: pb.DecideStreamResponse) -> None:
     numbered = ready.responses.add(id=id_)
-    _write(answer, numbered.response)
-
-
-def _write(answer: Decision | Resend, response: pb.DecideResponse) -> None:
-    if isinstance(answer, Decision):
-        convert.write_decision(answer, response.decision)
-    else:
-        response.resend.reads.CopyFrom(convert.reads_message(answer.reads))
-        response.resend.baseline = answer.baseline
+    convert.write_answer(answer, numbered.response)
 
 
 class _Writer:

@@ -52,7 +52,7 @@ class LocalDecider:
         if not isinstance(answer, PersonNeeded):
             self._hear(answer, "local")
             return answer
-        person = self._persons.copy(ruling.policy, answer.user)
+        person = self._persons.at_once(ruling.policy, answer.user)
         if person is None:
             return self._decide_later(ruling, question, answer.user)
         return self._decision(engine.decide(ruling, question.request, person, now))

@@ -1,4 +1,4 @@
-"""Questions and answers as messages; with ``remote`` the only files here that know protobuf."""
+"""Questions and answers as messages, and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2 as policy_pb
 from canary_documents import to_document, to_message
 from canary_engine import parse
+from canary_engine.copies import Known, Ways
 from canary_engine.model import (
     Backend,
     Decision,
@@ -26,23 +27,35 @@ VARIANTS = {policy_pb.Variant.Value("VARIANT_" + v.name): v for v in Variant}
 REASONS = {policy_pb.Reason.Value("REASON_" + r.name): r for r in Reason}
 
 
-def request(question: Question, *, with_baseline: bool) -> pb.DecideRequest:
+def request(
+    question: Question, *, with_baseline: bool = False, want_person: bool = False
+) -> pb.DecideRequest:
     """A question as a message."""
-    facts = question.request
-    baseline = question.baseline
-    return pb.DecideRequest(
+    facts, baseline = question.request, question.baseline
+    message = pb.DecideRequest(
         service_key=question.service_key,
         headers=facts.headers,
-        cookies=facts.cookies,
-        client_ip=facts.client_ip,
-        path=facts.path,
-        consumer=facts.consumer,
-        flags=facts.flags,
         fallback_key=facts.fallback_key,
-        baseline_hash=baseline.hash if baseline else "",
-        baseline=baseline_message(baseline) if baseline and with_baseline else None,
         reads_digest=question.digest,
     )
+    # Naming a field costs as much when it is empty, and these are, most of the time.
+    if facts.cookies:
+        message.cookies.update(facts.cookies)
+    if facts.client_ip:
+        message.client_ip = facts.client_ip
+    if facts.path:
+        message.path = facts.path
+    if facts.consumer:
+        message.consumer = facts.consumer
+    if facts.flags:
+        message.flags.extend(facts.flags)
+    if baseline is not None:
+        message.baseline_hash = baseline.hash
+        if with_baseline:
+            message.baseline.CopyFrom(baseline_message(baseline))
+    if want_person:
+        message.want_person = True
+    return message
 
 
 def baseline_message(baseline: Baseline) -> pb.Baseline:
@@ -79,16 +92,26 @@ def _backend(message: policy_pb.Backend) -> Backend:
     )
 
 
-def projection(message: policy_pb.Reads) -> Projection:
-    """The reads that the service asks for."""
+def projection(message: pb.Resend) -> Projection:
+    """The reads that the service asks for, and how the policy there knows users."""
+    asked = message.reads
     wanted = Reads(
-        headers=frozenset(message.headers),
-        cookies=frozenset(message.cookies),
-        client_ip=message.client_ip,
-        path=message.path,
-        consumer=message.consumer,
+        headers=frozenset(asked.headers),
+        cookies=frozenset(asked.cookies),
+        client_ip=asked.client_ip,
+        path=asked.path,
+        consumer=asked.consumer,
     )
-    return Projection(wanted, message.digest)
+    return Projection(wanted, asked.digest, message.user_id_header)
+
+
+def known(message: pb.GetPersonResponse) -> Known:
+    """What the service knows of a user, and by which ways. Raises Undecided."""
+    ways = Ways(message.membership_epoch, frozenset(message.looked_in))
+    try:
+        return Known(person=person(message), ways=ways, is_old=message.is_old)
+    except (ValueError, OverflowError) as error:  # a time that no calendar has
+        raise Undecided("bad-person", str(error)) from None
 
 
 def person(message: pb.GetPersonResponse) -> Person:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from canary_engine import reads
 from canary_engine.baseline import in_force
+from canary_engine.copies import reads_persons
 from canary_engine.decide import CompiledPolicy
 from canary_engine.model import Policy
 
@@ -27,6 +28,9 @@ class KnownPolicies:
         self._stored: dict[str, Policy | None] = {}
         self._is_complete = False
         self._compiled: OrderedDict[tuple[str, str], CompiledPolicy] = OrderedDict()
+        # Service key to those of its compiled policies that read persons, by baseline hash. Few
+        # do, and every request asks: the others must not pay for it.
+        self._on_persons: dict[str, dict[str, CompiledPolicy]] = {}
 
     def __len__(self) -> int:
         return sum(policy is not None for policy in self._stored.values())
@@ -36,6 +40,7 @@ class KnownPolicies:
         self._stored[service_key] = policy
         for key in [key for key in self._compiled if key[0] == service_key]:
             del self._compiled[key]
+        self._on_persons.pop(service_key, None)
 
     def heard_all(self, service_keys: Collection[str]) -> None:
         """These are all the service has; what is held of others is forgotten."""
@@ -57,9 +62,19 @@ class KnownPolicies:
             stored = self._stored.get(service_key)
             ruling = in_force(service_key, stored, baseline.policy if baseline else None)
             found = self._compiled[key] = CompiledPolicy(ruling.policy)
+            if reads_persons(ruling.policy):
+                self._on_persons.setdefault(service_key, {})[key[1]] = found
             if len(self._compiled) > MAX_COMPILED:
-                self._compiled.popitem(last=False)
+                (service_key, hash_), _ = self._compiled.popitem(last=False)
+                self._on_persons.get(service_key, {}).pop(hash_, None)
         return found
+
+    def ruling_on_persons(
+        self, service_key: str, baseline: Baseline | None
+    ) -> CompiledPolicy | None:
+        """What rules, if it was asked for before and may need what is known of the user."""
+        found = self._on_persons.get(service_key)
+        return found.get(baseline.hash if baseline else "") if found else None
 
     def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
         """The reads of what rules; before the service was heard, a guess from the baseline.

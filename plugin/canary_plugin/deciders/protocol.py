@@ -22,7 +22,7 @@ class Undecided(CanaryError):  # noqa: N818 - it says what is the matter
 
 class Projection(NamedTuple):
     """The reads by which facts are chosen, their digest, and the header that names the user; ""
-    where the policy that asks is not known here.
+    where there is no policy to say so.
     """
 
     reads: Reads

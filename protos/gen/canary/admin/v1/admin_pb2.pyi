@@ -17,6 +17,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -28,6 +29,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Move:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MoveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Move.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_UNSPECIFIED: _Move.ValueType  # 0
+    """Not said; refused."""
+    MOVE_PAUSE: _Move.ValueType  # 1
+    """Nobody raises it until it is resumed; it keeps its traffic."""
+    MOVE_RESUME: _Move.ValueType  # 2
+    """It goes on after a pause or a halt."""
+    MOVE_HALT: _Move.ValueType  # 3
+    """Its traffic goes to stable until it is resumed."""
+    MOVE_PROMOTE: _Move.ValueType  # 4
+    """Its version becomes stable, the old one deprecated, and it ends."""
+    MOVE_ROLL_BACK: _Move.ValueType  # 5
+    """Its version is withdrawn, for something is wrong with it, and it ends."""
+    MOVE_ABANDON: _Move.ValueType  # 6
+    """It ends without a verdict."""
+
+class Move(_Move, metaclass=_MoveEnumTypeWrapper):
+    """What can be done to a release."""
+
+MOVE_UNSPECIFIED: Move.ValueType  # 0
+"""Not said; refused."""
+MOVE_PAUSE: Move.ValueType  # 1
+"""Nobody raises it until it is resumed; it keeps its traffic."""
+MOVE_RESUME: Move.ValueType  # 2
+"""It goes on after a pause or a halt."""
+MOVE_HALT: Move.ValueType  # 3
+"""Its traffic goes to stable until it is resumed."""
+MOVE_PROMOTE: Move.ValueType  # 4
+"""Its version becomes stable, the old one deprecated, and it ends."""
+MOVE_ROLL_BACK: Move.ValueType  # 5
+"""Its version is withdrawn, for something is wrong with it, and it ends."""
+MOVE_ABANDON: Move.ValueType  # 6
+"""It ends without a verdict."""
+Global___Move: _TypeAlias = Move  # noqa: Y015
+
 @_typing.final
 class Change(_message.Message):
     """Who changes what, and why."""
@@ -38,6 +79,7 @@ class Change(_message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """The service key whose policy is changed."""
     expected_revision: _builtins.int
@@ -48,6 +90,10 @@ class Change(_message.Message):
     """Who asks for it."""
     reason: _builtins.str
     """Why."""
+    idempotency_key: _builtins.str
+    """Names this very change: sent again, it answers the revision that was made the first
+    time. Another change under the same key is refused. Empty: none.
+    """
     def __init__(
         self,
         *,
@@ -55,10 +101,11 @@ class Change(_message.Message):
         expected_revision: _builtins.int | None = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "actor", b"actor", "expected_revision", b"expected_revision", "reason", b"reason", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "actor", b"actor", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "reason", b"reason", "service_key", b"service_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
@@ -229,6 +276,8 @@ class StartReleaseRequest(_message.Message):
     PERCENTAGE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
+    DESPITE_INCOMPATIBLE_FIELD_NUMBER: _builtins.int
+    DESPITE_ROLLBACK_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version to release."""
     percentage: _builtins.float
@@ -237,6 +286,10 @@ class StartReleaseRequest(_message.Message):
     """Which of the last stages take part; unspecified: combined."""
     salt: _builtins.str
     """Salt to reuse; empty: the release's own."""
+    despite_incompatible: _builtins.str
+    """Why it is started although a compatibility rule speaks against it; empty: it is not."""
+    despite_rollback: _builtins.str
+    """Why a version that was rolled back is released again; empty: it is not."""
     @_builtins.property
     def change(self) -> Global___Change:
         """Who, why, and the revision expected."""
@@ -249,10 +302,12 @@ class StartReleaseRequest(_message.Message):
         percentage: _builtins.float = ...,
         strategy: _policy_pb2.Strategy.ValueType = ...,
         salt: _builtins.str = ...,
+        despite_incompatible: _builtins.str = ...,
+        despite_rollback: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "percentage", b"percentage", "salt", b"salt", "strategy", b"strategy", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "despite_incompatible", b"despite_incompatible", "despite_rollback", b"despite_rollback", "percentage", b"percentage", "salt", b"salt", "strategy", b"strategy", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,6 +434,584 @@ class EndReleaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndReleaseResponse: _TypeAlias = EndReleaseResponse  # noqa: Y015
+
+@_typing.final
+class MoveReleaseRequest(_message.Message):
+    """Request of MoveRelease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    move: Global___Move.ValueType
+    """What."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        move: Global___Move.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "move", b"move"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveReleaseRequest: _TypeAlias = MoveReleaseRequest  # noqa: Y015
+
+@_typing.final
+class MoveReleaseResponse(_message.Message):
+    """Answer of MoveRelease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveReleaseResponse: _TypeAlias = MoveReleaseResponse  # noqa: Y015
+
+@_typing.final
+class HaltAllRequest(_message.Message):
+    """Request of HaltAll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who asks for it."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HaltAllRequest: _TypeAlias = HaltAllRequest  # noqa: Y015
+
+@_typing.final
+class HaltAllResponse(_message.Message):
+    """Answer of HaltAll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___Halted]:
+        """One entry for each service key with a release in progress."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___Halted] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["services", b"services"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HaltAllResponse: _TypeAlias = HaltAllResponse  # noqa: Y015
+
+@_typing.final
+class Halted(_message.Message):
+    """What became of one service key when all were halted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    revision: _builtins.int
+    """The policy's new revision; 0 if it could not be halted."""
+    trouble: _builtins.str
+    """Why it could not be; empty: it was."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "service_key", b"service_key", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Halted: _TypeAlias = Halted  # noqa: Y015
+
+@_typing.final
+class RevertRequest(_message.Message):
+    """Request of Revert."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision to go back to."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertRequest: _TypeAlias = RevertRequest  # noqa: Y015
+
+@_typing.final
+class RevertResponse(_message.Message):
+    """Answer of Revert."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertResponse: _TypeAlias = RevertResponse  # noqa: Y015
+
+@_typing.final
+class SetGuardsRequest(_message.Message):
+    """Request of SetGuards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    @_builtins.property
+    def guards(self) -> _policy_pb2.Guards:
+        """The guards."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        guards: _policy_pb2.Guards | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "guards", b"guards"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "guards", b"guards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGuardsRequest: _TypeAlias = SetGuardsRequest  # noqa: Y015
+
+@_typing.final
+class SetGuardsResponse(_message.Message):
+    """Answer of SetGuards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGuardsResponse: _TypeAlias = SetGuardsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveRequest(_message.Message):
+    """Request of Approve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    move: _policy_pb2.ApprovedMove.ValueType
+    """For what."""
+    version: _builtins.str
+    """For which version."""
+    percentage: _builtins.float
+    """Up to which percentage; for start and raise."""
+    valid_s: _builtins.int
+    """For how long, in seconds; 0: a day. At most 30 days."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        move: _policy_pb2.ApprovedMove.ValueType = ...,
+        version: _builtins.str = ...,
+        percentage: _builtins.float = ...,
+        valid_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "move", b"move", "percentage", b"percentage", "valid_s", b"valid_s", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRequest: _TypeAlias = ApproveRequest  # noqa: Y015
+
+@_typing.final
+class ApproveResponse(_message.Message):
+    """Answer of Approve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    id: _builtins.str
+    """The approval's id."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveResponse: _TypeAlias = ApproveResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawApprovalRequest(_message.Message):
+    """Request of WithdrawApproval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The approval's id."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawApprovalRequest: _TypeAlias = WithdrawApprovalRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawApprovalResponse(_message.Message):
+    """Answer of WithdrawApproval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawApprovalResponse: _TypeAlias = WithdrawApprovalResponse  # noqa: Y015
+
+@_typing.final
+class CreateOverrideRequest(_message.Message):
+    """Request of CreateOverride."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    CIDR_FIELD_NUMBER: _builtins.int
+    variant: _policy_pb2.Variant.ValueType
+    """The variant that is forced."""
+    valid_s: _builtins.int
+    """For how long, in seconds, 1 to 2,592,000."""
+    user: _builtins.str
+    """Only for this user; empty: for everybody who has the token."""
+    cidr: _builtins.str
+    """Only from this network; empty: from everywhere."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        variant: _policy_pb2.Variant.ValueType = ...,
+        valid_s: _builtins.int = ...,
+        user: _builtins.str = ...,
+        cidr: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "cidr", b"cidr", "user", b"user", "valid_s", b"valid_s", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateOverrideRequest: _TypeAlias = CreateOverrideRequest  # noqa: Y015
+
+@_typing.final
+class CreateOverrideResponse(_message.Message):
+    """Answer of CreateOverride."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's revision; a new one if the policy did not know the public key yet."""
+    id: _builtins.str
+    """The override's id, by which it can be revoked."""
+    token: _builtins.str
+    """The token. It is shown once and kept nowhere."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "id", b"id", "revision", b"revision", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateOverrideResponse: _TypeAlias = CreateOverrideResponse  # noqa: Y015
+
+@_typing.final
+class RevokeOverrideRequest(_message.Message):
+    """Request of RevokeOverride."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The override's id, or the token itself."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeOverrideRequest: _TypeAlias = RevokeOverrideRequest  # noqa: Y015
+
+@_typing.final
+class RevokeOverrideResponse(_message.Message):
+    """Answer of RevokeOverride."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeOverrideResponse: _TypeAlias = RevokeOverrideResponse  # noqa: Y015
+
+@_typing.final
+class ApplyRequest(_message.Message):
+    """Request of Apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PRUNE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    prune: _builtins.bool
+    """Whether what the file does not name (rules, segments, flags, versions) is removed."""
+    dry_run: _builtins.bool
+    """Whether to say only what would change."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """What the policy is to be: the fields that the file has. Status and dates of versions, and the
+        release's state, are not taken from it.
+        """
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields of the policy that the file has."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        policy: _policy_pb2.Policy | None = ...,
+        prune: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "dry_run", b"dry_run", "fields", b"fields", "policy", b"policy", "prune", b"prune"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
+
+@_typing.final
+class ApplyResponse(_message.Message):
+    """Answer of Apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's revision: a new one if something was changed."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """What was changed, or would be."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        changes: _abc.Iterable[Global___FieldChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyResponse: _TypeAlias = ApplyResponse  # noqa: Y015
+
+@_typing.final
+class FieldChange(_message.Message):
+    """One difference between two documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where, e.g. "segments[beta].percentage"."""
+    before: _builtins.str
+    """What was there, as JSON; empty: nothing."""
+    after: _builtins.str
+    """What is there, as JSON; empty: nothing."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
 
 @_typing.final
 class SetRulesRequest(_message.Message):
@@ -1756,6 +2389,442 @@ class ChangeRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeRecord: _TypeAlias = ChangeRecord  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    """Request of ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key; empty: what belongs to none, such as profiles."""
+    after_sequence: _builtins.int
+    """Only entries after this one; 0: from the first."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "service_key", b"service_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    """Answer of ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """Some entries, in order."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """One change, for ever. Each entry names the hash of the one before, so that one that was
+    removed or edited is noticed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Number in its chain, from 1 on."""
+    entry: _builtins.str
+    """The entry as it was hashed: JSON with sorted keys."""
+    hash: _builtins.str
+    """SHA-256 of the entry, hexadecimal. The entry itself holds the hash of the one before."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        entry: _builtins.str = ...,
+        hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "hash", b"hash", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class SetShadowRequest(_message.Message):
+    """Request of SetShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    valid_s: _builtins.int
+    """For how long, in seconds; 0: a day. At most 30 days."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who and why."""
+
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The policy to decide by."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        policy: _policy_pb2.Policy | None = ...,
+        valid_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "policy", b"policy", "valid_s", b"valid_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShadowRequest: _TypeAlias = SetShadowRequest  # noqa: Y015
+
+@_typing.final
+class SetShadowResponse(_message.Message):
+    """Answer of SetShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is decided."""
+
+    def __init__(
+        self,
+        *,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShadowResponse: _TypeAlias = SetShadowResponse  # noqa: Y015
+
+@_typing.final
+class RemoveShadowRequest(_message.Message):
+    """Request of RemoveShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who and why."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveShadowRequest: _TypeAlias = RemoveShadowRequest  # noqa: Y015
+
+@_typing.final
+class RemoveShadowResponse(_message.Message):
+    """Answer of RemoveShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveShadowResponse: _TypeAlias = RemoveShadowResponse  # noqa: Y015
+
+@_typing.final
+class GetShadowRequest(_message.Message):
+    """Request of GetShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key. NOT_FOUND if it has no shadow."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_key", b"service_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShadowRequest: _TypeAlias = GetShadowRequest  # noqa: Y015
+
+@_typing.final
+class GetShadowResponse(_message.Message):
+    """Answer of GetShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The shadow."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is decided."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowCount]:
+        """Decisions by what was said in force and what the shadow says, as far as this replica knows."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.Policy | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        counts: _abc.Iterable[Global___ShadowCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "expires_at", b"expires_at", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShadowResponse: _TypeAlias = GetShadowResponse  # noqa: Y015
+
+@_typing.final
+class ShadowCount(_message.Message):
+    """How many requests were decided this way by one and that way by the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    IN_FORCE_REASON_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    SHADOW_REASON_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    in_force: _policy_pb2.Variant.ValueType
+    """The variant in force."""
+    in_force_reason: _policy_pb2.Reason.ValueType
+    """The reason in force."""
+    shadow: _policy_pb2.Variant.ValueType
+    """The shadow's variant."""
+    shadow_reason: _policy_pb2.Reason.ValueType
+    """The shadow's reason."""
+    requests: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        in_force: _policy_pb2.Variant.ValueType = ...,
+        in_force_reason: _policy_pb2.Reason.ValueType = ...,
+        shadow: _policy_pb2.Variant.ValueType = ...,
+        shadow_reason: _policy_pb2.Reason.ValueType = ...,
+        requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "in_force_reason", b"in_force_reason", "requests", b"requests", "shadow", b"shadow", "shadow_reason", b"shadow_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowCount: _TypeAlias = ShadowCount  # noqa: Y015
+
+@_typing.final
+class GetExposureRequest(_message.Message):
+    """Request of GetExposure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    WITH_USERS_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    release_id: _builtins.str
+    """The release; empty: the latest."""
+    with_users: _builtins.bool
+    """Whether to list who, hashed, if that is kept."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        release_id: _builtins.str = ...,
+        with_users: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release_id", b"release_id", "service_key", b"service_key", "with_users", b"with_users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExposureRequest: _TypeAlias = GetExposureRequest  # noqa: Y015
+
+@_typing.final
+class GetExposureResponse(_message.Message):
+    """Answer of GetExposure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    EXPOSURES_FIELD_NUMBER: _builtins.int
+    release_id: _builtins.str
+    """The release."""
+    @_builtins.property
+    def exposures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exposure]:
+        """By variant."""
+
+    def __init__(
+        self,
+        *,
+        release_id: _builtins.str = ...,
+        exposures: _abc.Iterable[Global___Exposure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposures", b"exposures", "release_id", b"release_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExposureResponse: _TypeAlias = GetExposureResponse  # noqa: Y015
+
+@_typing.final
+class Exposure(_message.Message):
+    """Who was served by one variant of a release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    HASHED_USERS_FIELD_NUMBER: _builtins.int
+    variant: _policy_pb2.Variant.ValueType
+    """The variant."""
+    users: _builtins.int
+    """About how many distinct users, within 1 %."""
+    @_builtins.property
+    def hashed_users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who, hashed; empty unless it is kept and asked for."""
+
+    def __init__(
+        self,
+        *,
+        variant: _policy_pb2.Variant.ValueType = ...,
+        users: _builtins.int = ...,
+        hashed_users: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashed_users", b"hashed_users", "users", b"users", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exposure: _TypeAlias = Exposure  # noqa: Y015
+
+@_typing.final
+class WhoAmIRequest(_message.Message):
+    """Request of WhoAmI."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoAmIRequest: _TypeAlias = WhoAmIRequest  # noqa: Y015
+
+@_typing.final
+class WhoAmIResponse(_message.Message):
+    """Answer of WhoAmI."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RolesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    INSECURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name; empty without credentials."""
+    insecure: _builtins.bool
+    """Whether nobody is asked for credentials."""
+    @_builtins.property
+    def roles(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Role by service key; "*" is every key."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        roles: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        insecure: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["insecure", b"insecure", "name", b"name", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):

@@ -60,10 +60,55 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetPercentageRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetPercentageResponse.FromString,
                 _registered_method=True)
+        self.MoveRelease = channel.unary_unary(
+                '/canary.admin.v1.AdminService/MoveRelease',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.FromString,
+                _registered_method=True)
         self.EndRelease = channel.unary_unary(
                 '/canary.admin.v1.AdminService/EndRelease',
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.FromString,
+                _registered_method=True)
+        self.HaltAll = channel.unary_unary(
+                '/canary.admin.v1.AdminService/HaltAll',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllResponse.FromString,
+                _registered_method=True)
+        self.Revert = channel.unary_unary(
+                '/canary.admin.v1.AdminService/Revert',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevertRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevertResponse.FromString,
+                _registered_method=True)
+        self.SetGuards = channel.unary_unary(
+                '/canary.admin.v1.AdminService/SetGuards',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_unary(
+                '/canary.admin.v1.AdminService/Approve',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApproveRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApproveResponse.FromString,
+                _registered_method=True)
+        self.WithdrawApproval = channel.unary_unary(
+                '/canary.admin.v1.AdminService/WithdrawApproval',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalResponse.FromString,
+                _registered_method=True)
+        self.CreateOverride = channel.unary_unary(
+                '/canary.admin.v1.AdminService/CreateOverride',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideResponse.FromString,
+                _registered_method=True)
+        self.RevokeOverride = channel.unary_unary(
+                '/canary.admin.v1.AdminService/RevokeOverride',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.FromString,
+                _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/canary.admin.v1.AdminService/Apply',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApplyResponse.FromString,
                 _registered_method=True)
         self.SetRules = channel.unary_unary(
                 '/canary.admin.v1.AdminService/SetRules',
@@ -185,6 +230,36 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesResponse.FromString,
                 _registered_method=True)
+        self.ListAudit = channel.unary_stream(
+                '/canary.admin.v1.AdminService/ListAudit',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
+        self.SetShadow = channel.unary_unary(
+                '/canary.admin.v1.AdminService/SetShadow',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowResponse.FromString,
+                _registered_method=True)
+        self.RemoveShadow = channel.unary_unary(
+                '/canary.admin.v1.AdminService/RemoveShadow',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowResponse.FromString,
+                _registered_method=True)
+        self.GetShadow = channel.unary_unary(
+                '/canary.admin.v1.AdminService/GetShadow',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowResponse.FromString,
+                _registered_method=True)
+        self.GetExposure = channel.unary_unary(
+                '/canary.admin.v1.AdminService/GetExposure',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureResponse.FromString,
+                _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/canary.admin.v1.AdminService/WhoAmI',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/canary.admin.v1.AdminService/Explain',
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
@@ -236,8 +311,73 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveRelease(self, request, context):
+        """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
+        it. Weight and state change in one revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EndRelease(self, request, context):
         """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HaltAll(self, request, context):
+        """Halts every release in progress that the caller may halt; one that cannot be is told, and
+        the others are halted all the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revert(self, request, context):
+        """Makes an earlier revision the current one, as a new revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetGuards(self, request, context):
+        """Says what needs a second person, and when nothing is started or raised.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Consents to somebody else's move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawApproval(self, request, context):
+        """Takes a consent back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateOverride(self, request, context):
+        """Signs a token that forces a variant for a tester.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOverride(self, request, context):
+        """Makes a token worthless before it expires.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Apply(self, request, context):
+        """Makes the policy what a file says: idempotent, whole or not at all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -411,6 +551,48 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudit(self, request, context):
+        """Streams the audit trail, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetShadow(self, request, context):
+        """Decides by another policy beside the one in force, counts, and acts on nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveShadow(self, request, context):
+        """Ends the shadow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShadow(self, request, context):
+        """Shows how the shadow's decisions differ from those in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExposure(self, request, context):
+        """Says how many distinct users each variant of a release has served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhoAmI(self, request, context):
+        """Says who the caller is to this service, and what they may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Says where a request would go, and what every stage says about it.
         """
@@ -453,10 +635,55 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetPercentageRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetPercentageResponse.SerializeToString,
             ),
+            'MoveRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveRelease,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.SerializeToString,
+            ),
             'EndRelease': grpc.unary_unary_rpc_method_handler(
                     servicer.EndRelease,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.SerializeToString,
+            ),
+            'HaltAll': grpc.unary_unary_rpc_method_handler(
+                    servicer.HaltAll,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllResponse.SerializeToString,
+            ),
+            'Revert': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revert,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevertRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevertResponse.SerializeToString,
+            ),
+            'SetGuards': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGuards,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApproveRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApproveResponse.SerializeToString,
+            ),
+            'WithdrawApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawApproval,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalResponse.SerializeToString,
+            ),
+            'CreateOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateOverride,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideResponse.SerializeToString,
+            ),
+            'RevokeOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOverride,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApplyRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApplyResponse.SerializeToString,
             ),
             'SetRules': grpc.unary_unary_rpc_method_handler(
                     servicer.SetRules,
@@ -577,6 +804,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListChanges,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'SetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShadow,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowResponse.SerializeToString,
+            ),
+            'RemoveShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveShadow,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowResponse.SerializeToString,
+            ),
+            'GetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShadow,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowResponse.SerializeToString,
+            ),
+            'GetExposure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExposure,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -736,6 +993,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def MoveRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/MoveRelease',
+            canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def EndRelease(request,
             target,
             options=(),
@@ -752,6 +1036,222 @@ class AdminService:
             '/canary.admin.v1.AdminService/EndRelease',
             canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HaltAll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/HaltAll',
+            canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/Revert',
+            canary_dot_admin_dot_v1_dot_admin__pb2.RevertRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.RevertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGuards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/SetGuards',
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetGuardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/Approve',
+            canary_dot_admin_dot_v1_dot_admin__pb2.ApproveRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.ApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/WithdrawApproval',
+            canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.WithdrawApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/CreateOverride',
+            canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.CreateOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/RevokeOverride',
+            canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/Apply',
+            canary_dot_admin_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.ApplyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1400,6 +1900,168 @@ class AdminService:
             '/canary.admin.v1.AdminService/ListChanges',
             canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/ListAudit',
+            canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/SetShadow',
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/RemoveShadow',
+            canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.RemoveShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/GetShadow',
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExposure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/GetExposure',
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetExposureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/WhoAmI',
+            canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,8 +50,30 @@ class AdminServiceStub:
     """Starts a release. FAILED_PRECONDITION while another is in progress."""
     SetPercentage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPercentageRequest, _admin_pb2.SetPercentageResponse]
     """Changes the share of the release in progress."""
+    MoveRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MoveReleaseRequest, _admin_pb2.MoveReleaseResponse]
+    """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
+    it. Weight and state change in one revision.
+    """
     EndRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EndReleaseRequest, _admin_pb2.EndReleaseResponse]
     """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
+    HaltAll: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HaltAllRequest, _admin_pb2.HaltAllResponse]
+    """Halts every release in progress that the caller may halt; one that cannot be is told, and
+    the others are halted all the same.
+    """
+    Revert: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevertRequest, _admin_pb2.RevertResponse]
+    """Makes an earlier revision the current one, as a new revision."""
+    SetGuards: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetGuardsRequest, _admin_pb2.SetGuardsResponse]
+    """Says what needs a second person, and when nothing is started or raised."""
+    Approve: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApproveRequest, _admin_pb2.ApproveResponse]
+    """Consents to somebody else's move."""
+    WithdrawApproval: _grpc.UnaryUnaryMultiCallable[_admin_pb2.WithdrawApprovalRequest, _admin_pb2.WithdrawApprovalResponse]
+    """Takes a consent back."""
+    CreateOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateOverrideRequest, _admin_pb2.CreateOverrideResponse]
+    """Signs a token that forces a variant for a tester."""
+    RevokeOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeOverrideRequest, _admin_pb2.RevokeOverrideResponse]
+    """Makes a token worthless before it expires."""
+    Apply: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]
+    """Makes the policy what a file says: idempotent, whole or not at all."""
     SetRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetRulesRequest, _admin_pb2.SetRulesResponse]
     """Replaces the ordered rules."""
     AddRule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddRuleRequest, _admin_pb2.AddRuleResponse]
@@ -100,6 +122,18 @@ class AdminServiceStub:
     """Lists the baselines of the gateways in contact with this replica."""
     ListChanges: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListChangesRequest, _admin_pb2.ListChangesResponse]
     """Lists what was changed, newest first."""
+    ListAudit: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
+    """Streams the audit trail, oldest first."""
+    SetShadow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetShadowRequest, _admin_pb2.SetShadowResponse]
+    """Decides by another policy beside the one in force, counts, and acts on nothing."""
+    RemoveShadow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveShadowRequest, _admin_pb2.RemoveShadowResponse]
+    """Ends the shadow."""
+    GetShadow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetShadowRequest, _admin_pb2.GetShadowResponse]
+    """Shows how the shadow's decisions differ from those in force."""
+    GetExposure: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetExposureRequest, _admin_pb2.GetExposureResponse]
+    """Says how many distinct users each variant of a release has served."""
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_admin_pb2.WhoAmIRequest, _admin_pb2.WhoAmIResponse]
+    """Says who the caller is to this service, and what they may do."""
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Says where a request would go, and what every stage says about it."""
     ListOutcomes: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]
@@ -120,8 +154,30 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Starts a release. FAILED_PRECONDITION while another is in progress."""
     SetPercentage: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPercentageRequest, _admin_pb2.SetPercentageResponse]  # type: ignore[assignment]
     """Changes the share of the release in progress."""
+    MoveRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.MoveReleaseRequest, _admin_pb2.MoveReleaseResponse]  # type: ignore[assignment]
+    """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
+    it. Weight and state change in one revision.
+    """
     EndRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.EndReleaseRequest, _admin_pb2.EndReleaseResponse]  # type: ignore[assignment]
     """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
+    HaltAll: _aio.UnaryUnaryMultiCallable[_admin_pb2.HaltAllRequest, _admin_pb2.HaltAllResponse]  # type: ignore[assignment]
+    """Halts every release in progress that the caller may halt; one that cannot be is told, and
+    the others are halted all the same.
+    """
+    Revert: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevertRequest, _admin_pb2.RevertResponse]  # type: ignore[assignment]
+    """Makes an earlier revision the current one, as a new revision."""
+    SetGuards: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetGuardsRequest, _admin_pb2.SetGuardsResponse]  # type: ignore[assignment]
+    """Says what needs a second person, and when nothing is started or raised."""
+    Approve: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApproveRequest, _admin_pb2.ApproveResponse]  # type: ignore[assignment]
+    """Consents to somebody else's move."""
+    WithdrawApproval: _aio.UnaryUnaryMultiCallable[_admin_pb2.WithdrawApprovalRequest, _admin_pb2.WithdrawApprovalResponse]  # type: ignore[assignment]
+    """Takes a consent back."""
+    CreateOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateOverrideRequest, _admin_pb2.CreateOverrideResponse]  # type: ignore[assignment]
+    """Signs a token that forces a variant for a tester."""
+    RevokeOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeOverrideRequest, _admin_pb2.RevokeOverrideResponse]  # type: ignore[assignment]
+    """Makes a token worthless before it expires."""
+    Apply: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]  # type: ignore[assignment]
+    """Makes the policy what a file says: idempotent, whole or not at all."""
     SetRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetRulesRequest, _admin_pb2.SetRulesResponse]  # type: ignore[assignment]
     """Replaces the ordered rules."""
     AddRule: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddRuleRequest, _admin_pb2.AddRuleResponse]  # type: ignore[assignment]
@@ -170,6 +226,18 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the baselines of the gateways in contact with this replica."""
     ListChanges: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListChangesRequest, _admin_pb2.ListChangesResponse]  # type: ignore[assignment]
     """Lists what was changed, newest first."""
+    ListAudit: _aio.UnaryStreamMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Streams the audit trail, oldest first."""
+    SetShadow: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetShadowRequest, _admin_pb2.SetShadowResponse]  # type: ignore[assignment]
+    """Decides by another policy beside the one in force, counts, and acts on nothing."""
+    RemoveShadow: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveShadowRequest, _admin_pb2.RemoveShadowResponse]  # type: ignore[assignment]
+    """Ends the shadow."""
+    GetShadow: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetShadowRequest, _admin_pb2.GetShadowResponse]  # type: ignore[assignment]
+    """Shows how the shadow's decisions differ from those in force."""
+    GetExposure: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetExposureRequest, _admin_pb2.GetExposureResponse]  # type: ignore[assignment]
+    """Says how many distinct users each variant of a release has served."""
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_admin_pb2.WhoAmIRequest, _admin_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Says who the caller is to this service, and what they may do."""
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says where a request would go, and what every stage says about it."""
     ListOutcomes: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]  # type: ignore[assignment]
@@ -219,12 +287,88 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the share of the release in progress."""
 
     @_abc_1.abstractmethod
+    def MoveRelease(
+        self,
+        request: _admin_pb2.MoveReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.MoveReleaseResponse, _abc.Awaitable[_admin_pb2.MoveReleaseResponse]]:
+        """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
+        it. Weight and state change in one revision.
+        """
+
+    @_abc_1.abstractmethod
     def EndRelease(
         self,
         request: _admin_pb2.EndReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.EndReleaseResponse, _abc.Awaitable[_admin_pb2.EndReleaseResponse]]:
         """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
+
+    @_abc_1.abstractmethod
+    def HaltAll(
+        self,
+        request: _admin_pb2.HaltAllRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HaltAllResponse, _abc.Awaitable[_admin_pb2.HaltAllResponse]]:
+        """Halts every release in progress that the caller may halt; one that cannot be is told, and
+        the others are halted all the same.
+        """
+
+    @_abc_1.abstractmethod
+    def Revert(
+        self,
+        request: _admin_pb2.RevertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevertResponse, _abc.Awaitable[_admin_pb2.RevertResponse]]:
+        """Makes an earlier revision the current one, as a new revision."""
+
+    @_abc_1.abstractmethod
+    def SetGuards(
+        self,
+        request: _admin_pb2.SetGuardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetGuardsResponse, _abc.Awaitable[_admin_pb2.SetGuardsResponse]]:
+        """Says what needs a second person, and when nothing is started or raised."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _admin_pb2.ApproveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ApproveResponse, _abc.Awaitable[_admin_pb2.ApproveResponse]]:
+        """Consents to somebody else's move."""
+
+    @_abc_1.abstractmethod
+    def WithdrawApproval(
+        self,
+        request: _admin_pb2.WithdrawApprovalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.WithdrawApprovalResponse, _abc.Awaitable[_admin_pb2.WithdrawApprovalResponse]]:
+        """Takes a consent back."""
+
+    @_abc_1.abstractmethod
+    def CreateOverride(
+        self,
+        request: _admin_pb2.CreateOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateOverrideResponse, _abc.Awaitable[_admin_pb2.CreateOverrideResponse]]:
+        """Signs a token that forces a variant for a tester."""
+
+    @_abc_1.abstractmethod
+    def RevokeOverride(
+        self,
+        request: _admin_pb2.RevokeOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeOverrideResponse, _abc.Awaitable[_admin_pb2.RevokeOverrideResponse]]:
+        """Makes a token worthless before it expires."""
+
+    @_abc_1.abstractmethod
+    def Apply(
+        self,
+        request: _admin_pb2.ApplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ApplyResponse, _abc.Awaitable[_admin_pb2.ApplyResponse]]:
+        """Makes the policy what a file says: idempotent, whole or not at all."""
 
     @_abc_1.abstractmethod
     def SetRules(
@@ -417,6 +561,54 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListChangesResponse, _abc.Awaitable[_admin_pb2.ListChangesResponse]]:
         """Lists what was changed, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _admin_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ListAuditResponse], _abc.AsyncIterator[_admin_pb2.ListAuditResponse]]:
+        """Streams the audit trail, oldest first."""
+
+    @_abc_1.abstractmethod
+    def SetShadow(
+        self,
+        request: _admin_pb2.SetShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetShadowResponse, _abc.Awaitable[_admin_pb2.SetShadowResponse]]:
+        """Decides by another policy beside the one in force, counts, and acts on nothing."""
+
+    @_abc_1.abstractmethod
+    def RemoveShadow(
+        self,
+        request: _admin_pb2.RemoveShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveShadowResponse, _abc.Awaitable[_admin_pb2.RemoveShadowResponse]]:
+        """Ends the shadow."""
+
+    @_abc_1.abstractmethod
+    def GetShadow(
+        self,
+        request: _admin_pb2.GetShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetShadowResponse, _abc.Awaitable[_admin_pb2.GetShadowResponse]]:
+        """Shows how the shadow's decisions differ from those in force."""
+
+    @_abc_1.abstractmethod
+    def GetExposure(
+        self,
+        request: _admin_pb2.GetExposureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetExposureResponse, _abc.Awaitable[_admin_pb2.GetExposureResponse]]:
+        """Says how many distinct users each variant of a release has served."""
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _admin_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.WhoAmIResponse, _abc.Awaitable[_admin_pb2.WhoAmIResponse]]:
+        """Says who the caller is to this service, and what they may do."""
 
     @_abc_1.abstractmethod
     def Explain(

@@ -76,6 +76,7 @@ class DecideRequest(_message.Message):
     BASELINE_HASH_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     READS_DIGEST_FIELD_NUMBER: _builtins.int
+    WANT_PERSON_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released."""
     client_ip: _builtins.str
@@ -92,6 +93,10 @@ class DecideRequest(_message.Message):
     """Content hash of the gateway's baseline for the service key; empty: it has none."""
     reads_digest: _builtins.str
     """Digest of the reads by which these facts were chosen; empty: all there are."""
+    want_person: _builtins.bool
+    """True when the gateway has no valid copy of what the store knows of the user, and would
+    keep one; the answer then has it if the decision needed it.
+    """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Request headers by lower-case name; repeated headers joined by ", "."""
@@ -122,10 +127,11 @@ class DecideRequest(_message.Message):
         baseline_hash: _builtins.str = ...,
         baseline: Global___Baseline | None = ...,
         reads_digest: _builtins.str = ...,
+        want_person: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "baseline_hash", b"baseline_hash", "client_ip", b"client_ip", "consumer", b"consumer", "cookies", b"cookies", "fallback_key", b"fallback_key", "flags", b"flags", "headers", b"headers", "path", b"path", "reads_digest", b"reads_digest", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "baseline_hash", b"baseline_hash", "client_ip", b"client_ip", "consumer", b"consumer", "cookies", b"cookies", "fallback_key", b"fallback_key", "flags", b"flags", "headers", b"headers", "path", b"path", "reads_digest", b"reads_digest", "service_key", b"service_key", "want_person", b"want_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +175,7 @@ class DecideResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     RESEND_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> _policy_pb2.Decision:
         """The decision."""
@@ -177,15 +184,22 @@ class DecideResponse(_message.Message):
     def resend(self) -> Global___Resend:
         """Ask again with what this names."""
 
+    @_builtins.property
+    def person(self) -> Global___GetPersonResponse:
+        """What the store knows of the user, as the decision was made with it; only when it was
+        wanted, the decision needed it and it is known.
+        """
+
     def __init__(
         self,
         *,
         decision: _policy_pb2.Decision | None = ...,
         resend: Global___Resend | None = ...,
+        person: Global___GetPersonResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "resend", b"resend"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "person", b"person", "resend", b"resend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "resend", b"resend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "person", b"person", "resend", b"resend"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["decision", "resend"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
@@ -203,8 +217,11 @@ class Resend(_message.Message):
 
     READS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
+    USER_ID_HEADER_FIELD_NUMBER: _builtins.int
     baseline: _builtins.bool
     """True when the baseline must be sent whole."""
+    user_id_header: _builtins.str
+    """Header that names the user, lower case; a gateway that hashes user ids hashes it."""
     @_builtins.property
     def reads(self) -> _policy_pb2.Reads:
         """What the policy in force reads."""
@@ -214,10 +231,11 @@ class Resend(_message.Message):
         *,
         reads: _policy_pb2.Reads | None = ...,
         baseline: _builtins.bool = ...,
+        user_id_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "reads", b"reads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "reads", b"reads", "user_id_header", b"user_id_header"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,8 +458,21 @@ class GetPersonResponse(_message.Message):
     LISTED_IN_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     IS_KNOWN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    LOOKED_IN_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    IS_OLD_FIELD_NUMBER: _builtins.int
     is_known: _builtins.bool
     """False when the store could not be asked."""
+    user: _builtins.str
+    """User id."""
+    membership_epoch: _builtins.int
+    """The policy's membership epoch when they were. A copy of this answer is valid for
+    policies that list the same segments at the same epoch, until the policy stream tells
+    that the user's profile changed.
+    """
+    is_old: _builtins.bool
+    """True when it could not be read anew in time: better than nothing, and no valid copy."""
     @_builtins.property
     def listed_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the listed segments the user is in."""
@@ -450,16 +481,24 @@ class GetPersonResponse(_message.Message):
     def profile(self) -> _policy_pb2.Profile:
         """The user's profile; absent when there is none."""
 
+    @_builtins.property
+    def looked_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the listed segments that were looked at."""
+
     def __init__(
         self,
         *,
         listed_in: _abc.Iterable[_builtins.str] | None = ...,
         profile: _policy_pb2.Profile | None = ...,
         is_known: _builtins.bool = ...,
+        user: _builtins.str = ...,
+        looked_in: _abc.Iterable[_builtins.str] | None = ...,
+        membership_epoch: _builtins.int = ...,
+        is_old: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_known", b"is_known", "listed_in", b"listed_in", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_known", b"is_known", "is_old", b"is_old", "listed_in", b"listed_in", "looked_in", b"looked_in", "membership_epoch", b"membership_epoch", "profile", b"profile", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The bucket of the hash key lies under the percentage."""
     REASON_DEFAULT: _Reason.ValueType  # 8
     """Nothing matched."""
+    REASON_OVERRIDE: _Reason.ValueType  # 9
+    """The request carries a valid override: a signed token that names the variant."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request goes where it goes: the stage that matched first."""
@@ -93,6 +95,8 @@ REASON_PERCENTAGE: Reason.ValueType  # 7
 """The bucket of the hash key lies under the percentage."""
 REASON_DEFAULT: Reason.ValueType  # 8
 """Nothing matched."""
+REASON_OVERRIDE: Reason.ValueType  # 9
+"""The request carries a valid override: a signed token that names the variant."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _VersionStatus:
@@ -138,7 +142,9 @@ class _ReleaseStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Release
     RELEASE_STATUS_COMPLETED: _ReleaseStatus.ValueType  # 3
     """Ended: the version became stable."""
     RELEASE_STATUS_ROLLED_BACK: _ReleaseStatus.ValueType  # 4
-    """Ended: the version was withdrawn."""
+    """Ended: the version was withdrawn, for something was wrong with it."""
+    RELEASE_STATUS_ABANDONED: _ReleaseStatus.ValueType  # 5
+    """Ended: it was given up without a verdict; the version may be released again."""
 
 class ReleaseStatus(_ReleaseStatus, metaclass=_ReleaseStatusEnumTypeWrapper):
     """The state of a release."""
@@ -152,7 +158,9 @@ RELEASE_STATUS_PAUSED: ReleaseStatus.ValueType  # 2
 RELEASE_STATUS_COMPLETED: ReleaseStatus.ValueType  # 3
 """Ended: the version became stable."""
 RELEASE_STATUS_ROLLED_BACK: ReleaseStatus.ValueType  # 4
-"""Ended: the version was withdrawn."""
+"""Ended: the version was withdrawn, for something was wrong with it."""
+RELEASE_STATUS_ABANDONED: ReleaseStatus.ValueType  # 5
+"""Ended: it was given up without a verdict; the version may be released again."""
 Global___ReleaseStatus: _TypeAlias = ReleaseStatus  # noqa: Y015
 
 class _Strategy:
@@ -250,6 +258,34 @@ ANONYMOUS_PER_REQUEST: Anonymous.ValueType  # 2
 ANONYMOUS_STABLE: Anonymous.ValueType  # 3
 """Always stable."""
 Global___Anonymous: _TypeAlias = Anonymous  # noqa: Y015
+
+class _ApprovedMove:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApprovedMoveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovedMove.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPROVED_MOVE_UNSPECIFIED: _ApprovedMove.ValueType  # 0
+    """Not said; refused."""
+    APPROVED_MOVE_START: _ApprovedMove.ValueType  # 1
+    """Starting a release of the version."""
+    APPROVED_MOVE_RAISE: _ApprovedMove.ValueType  # 2
+    """Raising the version's release up to the percentage."""
+    APPROVED_MOVE_PROMOTE: _ApprovedMove.ValueType  # 3
+    """Promoting the version."""
+
+class ApprovedMove(_ApprovedMove, metaclass=_ApprovedMoveEnumTypeWrapper):
+    """What an approval is for."""
+
+APPROVED_MOVE_UNSPECIFIED: ApprovedMove.ValueType  # 0
+"""Not said; refused."""
+APPROVED_MOVE_START: ApprovedMove.ValueType  # 1
+"""Starting a release of the version."""
+APPROVED_MOVE_RAISE: ApprovedMove.ValueType  # 2
+"""Raising the version's release up to the percentage."""
+APPROVED_MOVE_PROMOTE: ApprovedMove.ValueType  # 3
+"""Promoting the version."""
+Global___ApprovedMove: _TypeAlias = ApprovedMove  # noqa: Y015
 
 @_typing.final
 class Backend(_message.Message):
@@ -719,32 +755,314 @@ class CompatibilityRule(_message.Message):
 Global___CompatibilityRule: _TypeAlias = CompatibilityRule  # noqa: Y015
 
 @_typing.final
+class ApiVersion(_message.Message):
+    """A version of the API that clients speak."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATED_AT_FIELD_NUMBER: _builtins.int
+    SUNSET_DATE_FIELD_NUMBER: _builtins.int
+    BREAKING_CHANGES_FIELD_NUMBER: _builtins.int
+    MIGRATION_GUIDE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Name, as clients give it, unique within the policy, e.g. "v1"."""
+    deprecated: _builtins.bool
+    """Whether clients are to leave it."""
+    migration_guide: _builtins.str
+    """Where people read how; a URL, or a path on the API's own host."""
+    @_builtins.property
+    def deprecated_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is deprecated; absent: since the sunset date is known, or the epoch."""
+
+    @_builtins.property
+    def sunset_date(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to stop working; absent: not known."""
+
+    @_builtins.property
+    def breaking_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What clients must change to leave it, for people."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        deprecated: _builtins.bool = ...,
+        deprecated_at: _timestamp_pb2.Timestamp | None = ...,
+        sunset_date: _timestamp_pb2.Timestamp | None = ...,
+        breaking_changes: _abc.Iterable[_builtins.str] | None = ...,
+        migration_guide: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deprecated_at", b"deprecated_at", "sunset_date", b"sunset_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaking_changes", b"breaking_changes", "deprecated", b"deprecated", "deprecated_at", b"deprecated_at", "migration_guide", b"migration_guide", "sunset_date", b"sunset_date", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiVersion: _TypeAlias = ApiVersion  # noqa: Y015
+
+@_typing.final
 class Compatibility(_message.Message):
-    """Which API version a client speaks and what follows from it."""
+    """Which API version a client speaks and what follows from it. The places are looked at in
+    the order of the fields; the first that names a version counts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    PATH_PREFIX_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    API_VERSIONS_FIELD_NUMBER: _builtins.int
     header: _builtins.str
     """Header that names the client's API version; empty means none."""
+    path_prefix: _builtins.str
+    """Path up to the version, e.g. "/api/": the next part of the path names it; empty: none."""
+    media_type: _builtins.str
+    """Media type up to the version, e.g. "application/vnd.shop": in the Accept header
+    "application/vnd.shop.v1+json" names v1; empty: none.
+    """
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompatibilityRule]:
         """Rules by pair of versions."""
+
+    @_builtins.property
+    def api_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiVersion]:
+        """The API versions that something is known of."""
 
     def __init__(
         self,
         *,
         header: _builtins.str = ...,
         rules: _abc.Iterable[Global___CompatibilityRule] | None = ...,
+        path_prefix: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        api_versions: _abc.Iterable[Global___ApiVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_versions", b"api_versions", "header", b"header", "media_type", b"media_type", "path_prefix", b"path_prefix", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
+
+@_typing.final
+class ApprovalRules(_message.Message):
+    """Which moves of a release need the consent of a second person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    start: _builtins.bool
+    """Starting a release."""
+    promote: _builtins.bool
+    """Promoting it."""
+    above: _builtins.float
+    """Raising it above this percentage; absent: no limit."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.bool = ...,
+        promote: _builtins.bool = ...,
+        above: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_above", b"_above", "above", b"above"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_above", b"_above", "above", b"above", "promote", b"promote", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__above: _TypeAlias = _typing.Literal["above"]  # noqa: Y015
+    _WhichOneofArgType__above: _TypeAlias = _typing.Literal["_above", b"_above"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__above) -> _WhichOneofReturnType__above | None: ...
+
+Global___ApprovalRules: _TypeAlias = ApprovalRules  # noqa: Y015
+
+@_typing.final
+class Freeze(_message.Message):
+    """A time in which no release starts and no canary gets more traffic. Rolling back is never
+    refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique within the policy."""
+    start: _builtins.str
+    """First moment, as a local date and time: "2026-12-20T00:00"."""
+    end: _builtins.str
+    """First moment after it, likewise."""
+    time_zone: _builtins.str
+    """IANA name of the time zone of both, e.g. "Europe/Berlin"."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "name", b"name", "reason", b"reason", "start", b"start", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Freeze: _TypeAlias = Freeze  # noqa: Y015
+
+@_typing.final
+class Guards(_message.Message):
+    """What stands between a person and a move of a release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    FREEZES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approvals(self) -> Global___ApprovalRules:
+        """What needs a second person."""
+
+    @_builtins.property
+    def freezes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Freeze]:
+        """When nothing is started or raised."""
+
+    def __init__(
+        self,
+        *,
+        approvals: Global___ApprovalRules | None = ...,
+        freezes: _abc.Iterable[Global___Freeze] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "freezes", b"freezes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guards: _TypeAlias = Guards  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """The consent of one person to one move by another. It is used up by the move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Identity, unique within the policy."""
+    move: Global___ApprovedMove.ValueType
+    """For what."""
+    version: _builtins.str
+    """For which version."""
+    percentage: _builtins.float
+    """Up to which percentage; for start and raise."""
+    by: _builtins.str
+    """Who consents; this person's own moves it is not for."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when it may be used."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        move: Global___ApprovedMove.ValueType = ...,
+        version: _builtins.str = ...,
+        percentage: _builtins.float = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "expires_at", b"expires_at", "id", b"id", "move", b"move", "percentage", b"percentage", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class RevokedOverride(_message.Message):
+    """An override that must not be believed any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The override's id."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it expires anyhow."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokedOverride: _TypeAlias = RevokedOverride  # noqa: Y015
+
+@_typing.final
+class Overrides(_message.Message):
+    """How testers force a variant: by a signed token in a header or cookie."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    COOKIE_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.str
+    """Ed25519 public key that tokens are checked with, base64; empty: no token is believed."""
+    header: _builtins.str
+    """Header that carries the token; empty: "x-canary-override"."""
+    cookie: _builtins.str
+    """Cookie that carries it; empty: "canary_override"."""
+    @_builtins.property
+    def revoked(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokedOverride]:
+        """Those that are not to be believed although they are genuine."""
+
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.str = ...,
+        header: _builtins.str = ...,
+        cookie: _builtins.str = ...,
+        revoked: _abc.Iterable[Global___RevokedOverride] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie", b"cookie", "header", b"header", "public_key", b"public_key", "revoked", b"revoked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Overrides: _TypeAlias = Overrides  # noqa: Y015
 
 @_typing.final
 class HashKey(_message.Message):
@@ -876,6 +1194,9 @@ class Policy(_message.Message):
     BUCKETING_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released; by default the Kong service's name."""
     revision: _builtins.int
@@ -920,6 +1241,18 @@ class Policy(_message.Message):
     def identity(self) -> Global___Identity:
         """How the user is found."""
 
+    @_builtins.property
+    def guards(self) -> Global___Guards:
+        """What stands between a person and a move of the release."""
+
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """Consents that are not used up."""
+
+    @_builtins.property
+    def overrides(self) -> Global___Overrides:
+        """How testers force a variant."""
+
     def __init__(
         self,
         *,
@@ -935,10 +1268,13 @@ class Policy(_message.Message):
         bucketing: Global___Bucketing | None = ...,
         identity: Global___Identity | None = ...,
         membership_epoch: _builtins.int = ...,
+        guards: Global___Guards | None = ...,
+        approvals: _abc.Iterable[Global___Approval] | None = ...,
+        overrides: Global___Overrides | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bucketing", b"bucketing", "compatibility", b"compatibility", "identity", b"identity", "release", b"release", "whitelist", b"whitelist"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucketing", b"bucketing", "compatibility", b"compatibility", "guards", b"guards", "identity", b"identity", "overrides", b"overrides", "release", b"release", "whitelist", b"whitelist"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucketing", b"bucketing", "compatibility", b"compatibility", "flags", b"flags", "identity", b"identity", "membership_epoch", b"membership_epoch", "release", b"release", "revision", b"revision", "rules", b"rules", "segments", b"segments", "service_key", b"service_key", "versions", b"versions", "whitelist", b"whitelist"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "bucketing", b"bucketing", "compatibility", b"compatibility", "flags", b"flags", "guards", b"guards", "identity", b"identity", "membership_epoch", b"membership_epoch", "overrides", b"overrides", "release", b"release", "revision", b"revision", "rules", b"rules", "segments", b"segments", "service_key", b"service_key", "versions", b"versions", "whitelist", b"whitelist"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1074,6 +1410,7 @@ class Decision(_message.Message):
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
     ISSUE_COOKIE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     variant: Global___Variant.ValueType
     """Where it goes."""
     version: _builtins.str
@@ -1098,6 +1435,10 @@ class Decision(_message.Message):
     def backend(self) -> Global___Backend:
         """Where to send the request; absent means the Kong service's own host."""
 
+    @_builtins.property
+    def deprecation(self) -> Global___Deprecation:
+        """What the client is told of the API version it speaks; absent: it is not deprecated."""
+
     def __init__(
         self,
         *,
@@ -1111,13 +1452,48 @@ class Decision(_message.Message):
         policy_revision: _builtins.int = ...,
         issue_cookie: _builtins.bool = ...,
         degraded: _builtins.bool = ...,
+        deprecation: Global___Deprecation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "deprecation", b"deprecation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "degraded", b"degraded", "issue_cookie", b"issue_cookie", "matched", b"matched", "policy_revision", b"policy_revision", "reason", b"reason", "release_id", b"release_id", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "degraded", b"degraded", "deprecation", b"deprecation", "issue_cookie", b"issue_cookie", "matched", b"matched", "policy_revision", b"policy_revision", "reason", b"reason", "release_id", b"release_id", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bucket: _TypeAlias = _typing.Literal["bucket"]  # noqa: Y015
     _WhichOneofArgType__bucket: _TypeAlias = _typing.Literal["_bucket", b"_bucket"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bucket) -> _WhichOneofReturnType__bucket | None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class Deprecation(_message.Message):
+    """That an API version is deprecated (RFC 9745), and when it stops working (RFC 8594)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    SUNSET_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    link: _builtins.str
+    """Where to read more; empty: nowhere."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @_builtins.property
+    def sunset(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to stop working; absent: not known."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        sunset: _timestamp_pb2.Timestamp | None = ...,
+        link: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "sunset", b"sunset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "since", b"since", "sunset", b"sunset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deprecation: _TypeAlias = Deprecation  # noqa: Y015

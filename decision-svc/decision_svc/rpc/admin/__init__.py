@@ -1,0 +1,22 @@
+"""The AdminService: what people and the controller call.
+
+Each write is an edit of the policy's document; see admin.proto for what it promises.
+"""
+
+from __future__ import annotations
+
+from canary.admin.v1 import admin_pb2_grpc
+
+from decision_svc.rpc.admin.looking import LookingCalls
+from decision_svc.rpc.admin.parts import Parts
+from decision_svc.rpc.admin.people import PeopleCalls
+from decision_svc.rpc.admin.releases import ReleaseCalls
+from decision_svc.rpc.admin.rules import RuleCalls
+
+__all__ = ["AdminService", "Parts"]
+
+
+class AdminService(
+    ReleaseCalls, RuleCalls, PeopleCalls, LookingCalls, admin_pb2_grpc.AdminServiceServicer
+):
+    """All of its methods."""
