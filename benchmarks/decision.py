@@ -1,4 +1,8 @@
-"""The decision service: decisions a second and milliseconds through the stream."""
+"""The decision service: decisions a second and milliseconds through the stream.
+
+Asked by grpc.aio, and for information by the plugin's own stream, which is against its own
+ping-pong: a faster client makes the same service look slower beside an emptier baseline.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ import grpc
 import uvloop
 from baselines.ping_pong import METHOD
 from canary.decision.v1 import decision_pb2 as pb
+from canary_plugin.deciders import http2
+from canary_plugin.deciders.addresses import address
 from dev_stack.processes import Process
 from harness.policies import SERVICE_KEY, policy, visitors
 from harness.results import Goal, report, row
@@ -26,6 +32,7 @@ IN_FLIGHT = 32
 MESSAGES = 1
 """In how many messages they are under way: who is answered together asks together again."""
 DECIDE_STREAM = "/canary.decision.v1.DecisionService/DecideStream"
+OPENING_S = 5.0
 DECIDE = "/canary.decision.v1.DecisionService/Decide"
 SEGMENTED = "shop-with-segments"
 
@@ -45,10 +52,10 @@ def main() -> None:
             run_dir / "ping-pong.log",
             ready_word="ready ",
         )
-        address = ping_pong.start().split()[1]
+        ping_pong_address = ping_pong.start().split()[1]
         try:
             with service(run_dir, plain, segmented) as running:
-                uvloop.run(_measure(running.address, address))
+                uvloop.run(_measure(running.address, ping_pong_address))
         finally:
             ping_pong.stop()
 
@@ -61,12 +68,21 @@ async def _measure(service_address: str, ping_pong_address: str) -> None:
         stream = channel.stream_stream(DECIDE_STREAM)  # messages as bytes, made beforehand
         unary = channel.unary_unary(DECIDE)
         many, many_segmented = _messages(SERVICE_KEY), _messages(SEGMENTED)
+        alone = _messages(SERVICE_KEY, 1)
+
+        async def own(to: str, method: str, measure: Any, messages: Sequence[bytes]) -> float:
+            found: float = await measure(await _Own().opened(to, method), messages)
+            return found
+
         measures: dict[str, Measure] = {
             "stream": lambda: _throughput(stream(), many),
             "segments": lambda: _throughput(stream(), many_segmented),
             "unary": lambda: _unary_throughput(unary),
-            "alone": lambda: _latency(stream(), _messages(SERVICE_KEY, 1)),
+            "alone": lambda: _latency(stream(), alone),
             "ping-pong": lambda: _latency(ping_pong.stream_stream(METHOD)(), [b""]),
+            "own": lambda: own(service_address, DECIDE_STREAM, _throughput, many),
+            "own alone": lambda: own(service_address, DECIDE_STREAM, _latency, alone),
+            "own ping-pong": lambda: own(ping_pong_address, METHOD, _latency, [b""]),
         }
         found: dict[str, list[float]] = {name: [] for name in measures}
         for measure in measures.values():
@@ -104,12 +120,66 @@ async def _measure(service_address: str, ping_pong_address: str) -> None:
                 baseline="without segments",
                 against=found["stream"],
             ),
+            row(
+                f"the plugin's stream {at}",
+                found["own"],
+                "decisions/s",
+                baseline="grpc.aio's",
+                against=found["stream"],
+            ),
+            row(
+                "the plugin's stream alone, p50",
+                found["own alone"],
+                "ms",
+                baseline="its empty ping-pong",
+                against=found["own ping-pong"],
+            ),
+            row(
+                "the plugin's stream alone, p50",
+                found["own alone"],
+                "ms",
+                baseline="grpc.aio's",
+                against=found["alone"],
+            ),
         ],
         [
             f"policy of 4 rules, 100 CIDRs and a percentage; {ROUNDS} rounds of {SECONDS} s",
             f"{IN_FLIGHT} in flight in {MESSAGES} message",
         ],
     )
+
+
+class _Own:
+    """The plugin's stream, spoken to as if it were a call of grpc.aio's."""
+
+    def __init__(self) -> None:
+        self._stream: http2.Http2Stream
+        self._heard: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def opened(self, to: str, method: str) -> _Own:
+        self._stream, _ = await http2.connected(
+            address(to), method, self._hear, lambda: None, within_s=OPENING_S
+        )
+        return self
+
+    def _hear(self, message: bytes) -> None:
+        self._heard.append(message)
+        if self._waiter is not None:
+            self._waiter.set_result(None)
+            self._waiter = None
+
+    async def write(self, message: bytes) -> None:
+        self._stream.send(message)
+
+    async def read(self) -> bytes:
+        if not self._heard:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._heard.pop(0)
+
+    def cancel(self) -> None:
+        self._stream.close()
 
 
 def _messages(service_key: str, size: int = IN_FLIGHT // MESSAGES) -> list[bytes]:

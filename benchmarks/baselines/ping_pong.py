@@ -14,6 +14,7 @@ METHOD = "/bench.PingPong/Stream"
 
 
 async def _stream(messages: AsyncIterator[bytes], context: Any) -> None:
+    await context.send_initial_metadata(())  # says that the stream stands
     async for _ in messages:
         await context.write(b"")
 

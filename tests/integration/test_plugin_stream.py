@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from canary.decision.v1 import decision_pb2 as pb
-from canary_engine.model import UNKNOWN, Person, Policy
-from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.protocol import Undecided
 from canary_plugin.deciders.service import Service
-from canary_plugin.deciders.stream import MAX_LATE, PROBE_EVERY_S, DecideStream
+from canary_plugin.deciders.stream import MAX_LATE, METHOD, PROBE_EVERY_S, DecideStream
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import NOWHERE, Spy, spying, until
+from integration.test_plugin_http2 import serving
 
 Answers = list[Any]
 
@@ -137,11 +136,16 @@ async def test_the_breaker_opens_probes_and_closes(spy: Spy) -> None:
         assert sum(bool(answers) for answers in broken.values()) >= 49, "answered at once"
         spy.decide = echo
 
-        def is_closed() -> bool:
-            ask(stream, ["probe"], 20)
-            return stream._late == 0
+        async def told_two_who_ask_at_once() -> list[list[str]]:
+            await asyncio.sleep(0)
+            found = ask(stream, names(2), 20)
+            await until(lambda: all(found.values()))
+            return causes(found)
 
-        await until(is_closed)
+        async with asyncio.timeout(20):
+            # While the breaker is open, one of them is refused, if not both.
+            while await told_two_who_ask_at_once() != [["answered"]] * 2:
+                pass
         found = ask(stream, names(50), 20)
         await until(lambda: all(found.values()))
         assert causes(found) == [["answered"]] * 50
@@ -180,6 +184,66 @@ async def test_when_the_stream_breaks_every_question_gets_one_answer_and_others_
         await until(lambda: all(again.values()))
         assert causes(again) == [["answered"]] * 10
         await spy.start()
+
+
+async def test_a_whole_baseline_begins_a_message_of_its_own(spy: Spy) -> None:
+    async with streaming(spy.address) as (stream, _):
+        ends, answers = monotonic() + 20, Answers()
+        for number in range(6):
+            baseline = pb.Baseline(hash="h") if number % 3 == 1 else None
+            stream.ask(pb.DecideRequest(baseline=baseline), ends, answers.append)
+        await until(lambda: len(answers) == 6)
+        assert spy.batches == [1, 3, 2]
+
+
+async def test_answers_that_cannot_be_read_break_the_stream_and_it_comes_back() -> None:
+    async def garbage(messages: AsyncIterator[bytes], context: Any) -> None:
+        await context.send_initial_metadata(())
+        async for _ in messages:
+            await context.write(b"\xff\xff\xff")
+
+    async with serving(garbage, method=METHOD) as (_, where), streaming(where) as (stream, said):
+        for number in range(1, 4):
+            await until(lambda: stream.is_open)
+            found = ask(stream, names(3), 20)
+            await until(lambda: all(found.values()))  # noqa: B023 - awaited here
+            assert causes(found) == [["unavailable"]] * 3
+            await until(lambda: said.counts["decide-stream"] == number)  # noqa: B023
+
+
+async def test_of_a_name_with_two_addresses_the_one_that_answers_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def mute(messages: AsyncIterator[bytes], context: Any) -> None:
+        await context.send_initial_metadata(())
+        async for _ in messages:
+            pass
+
+    async def resend(messages: AsyncIterator[bytes], context: Any) -> None:
+        await context.send_initial_metadata(())
+        async for message in messages:
+            asked = pb.DecideStreamRequest.FromString(message).requests
+            answers = [pb.NumberedResponse(id=a.id, response=pb.DecideResponse()) for a in asked]
+            ready = pb.DecideStreamResponse(responses=answers)
+            await context.write(ready.SerializeToString())
+
+    async with serving(mute, method=METHOD) as (_, where):
+        port = int(where.rpartition(":")[2])
+        async with serving(resend, f"127.0.0.2:{port}", method=METHOD):
+
+            async def both(*_: Any, **__: Any) -> Any:
+                return [(2, 1, 6, "", (ip, port)) for ip in ("127.0.0.1", "127.0.0.2")]
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+            async with streaming(f"decision:{port}") as (stream, _):
+
+                def is_answered() -> bool:
+                    found = ask(stream, names(MAX_LATE), 0.05)
+                    answered.append(found)
+                    return any(["answered"] in causes(each) for each in answered)
+
+                answered: list[dict[str, Answers]] = []
+                await until(is_answered)
 
 
 async def test_an_asker_that_fails_does_not_cost_the_others_their_answers(spy: Spy) -> None:
@@ -234,62 +298,3 @@ async def test_a_dead_address_is_never_open_and_pauses_are_jittered_and_bounded(
 def test_no_address_is_refused_with_a_clear_message() -> None:
     with pytest.raises(ValueError, match="no address of a decision service"):
         Service([])
-
-
-SHOP = Policy(service_key="shop", membership_epoch=1)
-
-
-async def test_a_person_is_asked_for_once_until_the_service_says_otherwise() -> None:
-    asked: list[str] = []
-    known = Person(listed_in=frozenset({"staff"}))
-
-    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
-        asked.append(user)
-        return known
-
-    persons = Persons(fetch)
-    assert persons.copy(SHOP, "ann") is None
-    assert await persons.read(SHOP, "ann", 20) == known
-    assert persons.copy(SHOP, "ann") == known
-    persons.outdate(["bob"])
-    assert persons.copy(SHOP, "ann") == known
-    for outdate in (lambda: persons.outdate(["ann"]), persons.outdate_all):
-        outdate()
-        assert persons.copy(SHOP, "ann") is None
-        await persons.read(SHOP, "ann", 20)
-        assert persons.copy(SHOP, "ann") == known
-    assert persons.copy(Policy(service_key="shop", membership_epoch=2), "ann") is None
-    assert asked == ["ann"] * 3
-
-
-async def test_a_change_while_a_person_is_asked_for_makes_the_copy_old() -> None:
-    gate = asyncio.Event()
-
-    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
-        await gate.wait()
-        return Person()
-
-    persons = Persons(fetch)
-    reading = asyncio.create_task(persons.read(SHOP, "ann", 20))
-    await until(lambda: persons._reading)
-    await asyncio.sleep(0)
-    persons.outdate(["ann"])
-    gate.set()
-    await reading
-    assert persons.copy(SHOP, "ann") is None
-
-
-async def test_a_store_that_is_down_leaves_the_old_copy_and_a_late_one_nobody() -> None:
-    answers = [Person(listed_in=frozenset({"staff"})), UNKNOWN]
-
-    async def fetch(service_key: str, user: str, deadline_s: float) -> Person:
-        if user == "late":
-            await asyncio.Event().wait()
-        return answers.pop(0)
-
-    persons = Persons(fetch)
-    first = await persons.read(SHOP, "ann", 20)
-    persons.outdate_all()
-    assert await persons.read(SHOP, "ann", 20) == first
-    assert persons.copy(SHOP, "ann") is None
-    assert await persons.read(SHOP, "late", 0.01) == UNKNOWN

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import grpc
-from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
-from canary_engine.errors import CanaryError
-from canary_engine.model import Person
 
-from canary_plugin.deciders import messages
+from canary_plugin.deciders.addresses import Address, address
 
 if TYPE_CHECKING:
     from canary.decision.v1.decision_pb2_grpc import DecisionServiceAsyncStub
@@ -32,29 +29,25 @@ _OPTIONS = [
 ]
 
 
+class Stubs(list["DecisionServiceAsyncStub"]):
+    """A stub for each address, and the addresses for what has connections of its own."""
+
+    def __init__(self, channels: Sequence[grpc.aio.Channel], addresses: Sequence[Address]) -> None:
+        super().__init__(decision_pb2_grpc.DecisionServiceStub(channel) for channel in channels)
+        self.addresses = addresses
+
+
 class Service:
     """Stubs of every address, in the order in which they are to be tried."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         if not addresses:
             raise ValueError("no address of a decision service was given")
+        known = [address(text) for text in addresses]
         self._channels = [grpc.aio.insecure_channel(a, options=_OPTIONS) for a in addresses]
-        self.stubs: list[DecisionServiceAsyncStub] = [
-            decision_pb2_grpc.DecisionServiceStub(c) for c in self._channels
-        ]
+        self.stubs = Stubs(self._channels, known)
 
     async def close(self) -> None:
         """Close the connections."""
         for channel in self._channels:
             await channel.close()
-
-    async def person(self, service_key: str, user: str, deadline_s: float) -> Person:
-        """What the first address that answers knows of a user. Raises CanaryError."""
-        request = pb.GetPersonRequest(service_key=service_key, user=user)
-        trouble: Exception | None = None
-        for stub in self.stubs:
-            try:
-                return messages.person(await stub.GetPerson(request, timeout=deadline_s))
-            except grpc.aio.AioRpcError as error:
-                trouble = error
-        raise CanaryError("no address answers") from trouble

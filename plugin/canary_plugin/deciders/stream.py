@@ -1,8 +1,8 @@
 """One stream that carries every question waiting at a moment as one message.
 
-While a message is on its way out, the next questions gather; so the busier it gets, the more
-questions share a message and the less each costs. One timer, set to the first deadline of all,
-keeps every question's.
+What is asked in one turn of the loop travels together; so the busier it gets, the more questions
+share a message and the less each costs. One timer, set to the first deadline of all, keeps every
+question's.
 
 A breaker stops paying the deadline when the service is known to be gone: at once when the stream
 is down, and after ``MAX_LATE`` questions in a row got no answer in time. Then one question at a
@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import grpc
 from canary.decision.v1 import decision_pb2 as pb
 
+from canary_plugin.deciders import http2
+from canary_plugin.deciders.addresses import Address, Endpoint
 from canary_plugin.deciders.protocol import Undecided
 from canary_plugin.troubles import Troubles
 
-if TYPE_CHECKING:
-    from canary.decision.v1.decision_pb2_grpc import DecisionServiceAsyncStub
-
+METHOD = "/canary.decision.v1.DecisionService/DecideStream"
 MAX_LATE = 16
 PROBE_EVERY_S = 0.1
 MAX_IN_MESSAGE = 512
@@ -37,25 +36,40 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 Answered = Callable[["pb.DecideResponse | Undecided"], None]
 
 
+class Addressed(Protocol):
+    """Whatever knows where decision services are."""
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """In the order in which they are to be tried."""
+        ...
+
+
 class DecideStream:
     """Asks over one stream, opened again at the next address when it breaks."""
 
-    def __init__(self, stubs: list[DecisionServiceAsyncStub], troubles: Troubles) -> None:
-        self._stubs, self._troubles = stubs, troubles
+    def __init__(self, service: Addressed, troubles: Troubles) -> None:
+        self._addresses, self._troubles = service.addresses, troubles
         self._waiting: dict[int, Answered] = {}
-        self._outgoing: list[pb.NumberedRequest] = []
+        self._outgoing: list[pb.DecideStreamRequest] = []
+        self._is_sending = False
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._wake = asyncio.Event()
-        self._is_mute = asyncio.Event()
+        self._stream: http2.Http2Stream | None = None
+        self._last: Endpoint | None = None
+        self._has_others = False
         self._next = 0
         self._late = 0
         self._probed = 0.0
         self._at = 0
         self._has_heard = False
-        self.is_open = False
         self.opened = asyncio.Event()
         """Set once the stream stood for the first time."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the service can be asked."""
+        return self._stream is not None and not self._stream.is_over
 
     def ask(self, request: pb.DecideRequest, ends: float, answered: Answered) -> None:
         """Ask; ``answered`` is called once, by ``ends`` (monotonic), with the answer or why not."""
@@ -68,19 +82,17 @@ class DecideStream:
         id_ = self._next
         self._next = id_ + 1
         self._waiting[id_] = answered
-        self._outgoing.append(pb.NumberedRequest(id=id_, request=request))
-        if len(self._outgoing) == 1:
-            self._wake.set()
+        self._gather(id_, request)
         self._end_by(ends, id_)
 
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
         pause_s = SHORTEST_PAUSE_S
         while True:
-            stub = self._stubs[self._at % len(self._stubs)]
+            address = self._addresses[self._at % len(self._addresses)]
             self._has_heard = False
             try:
-                await self._serve(stub)
+                await self._serve(address)
             except Exception as error:  # whatever it is, the stream must come back
                 self._troubles.count("decide-stream", _told(error))
             finally:
@@ -91,50 +103,44 @@ class DecideStream:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
-    async def _serve(self, stub: DecisionServiceAsyncStub) -> None:
-        call = stub.DecideStream()
+    async def _serve(self, address: Address) -> None:
+        # The service answers the opening with its headers, so a dead address shows here.
+        stream, endpoints = await http2.connected(
+            address, METHOD, self._hear, self._send, within_s=OPENING_S, last=self._last
+        )
         try:
-            # The service answers the opening with its headers, so a dead address shows here.
-            async with asyncio.timeout(OPENING_S):
-                await call.initial_metadata()
-            if call.done():  # a call that failed has headers too, empty ones
-                raise ConnectionError(f"{(await call.code()).name}: {await call.details()}")
+            self._last = stream.endpoint
+            self._has_others = endpoints > 1 or len(self._addresses) > 1
             self._late = 0
-            self._is_mute.clear()
-            self.is_open = True
+            self._stream = stream
             self.opened.set()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(call))
-                group.create_task(self._leave_when_mute())
-                async for message in call:
-                    self._hear(message)
-                raise ConnectionError("the service ended the stream")
-        except BaseExceptionGroup as errors:
-            raise ConnectionError(_told(errors.exceptions[0])) from errors
+            await stream.ended
         finally:
-            self.is_open = False
-            call.cancel()
+            self._stream = None
+            stream.close()
 
-    async def _write(
-        self, call: grpc.aio.StreamStreamCall[pb.DecideStreamRequest, pb.DecideStreamResponse]
-    ) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._outgoing:
-                batch, self._outgoing = (
-                    self._outgoing[:MAX_IN_MESSAGE],
-                    self._outgoing[MAX_IN_MESSAGE:],
-                )
-                await call.write(pb.DecideStreamRequest(requests=batch))
+    def _gather(self, id_: int, request: pb.DecideRequest) -> None:
+        """Add a question to the message that leaves when all who ask now have asked."""
+        outgoing = self._outgoing
+        # A whole baseline may be large; several must not add up to more than a message may hold.
+        is_large = request.HasField("baseline")
+        if not outgoing or is_large or len(outgoing[-1].requests) >= MAX_IN_MESSAGE:
+            outgoing.append(pb.DecideStreamRequest())
+        outgoing[-1].requests.add(id=id_).request.CopyFrom(request)
+        if not self._is_sending:
+            self._is_sending = True
+            asyncio.get_running_loop().call_soon(self._send)
 
-    async def _leave_when_mute(self) -> None:
-        await self._is_mute.wait()
-        raise ConnectionError("the service has stopped answering in time")
+    def _send(self) -> None:
+        """Send what has gathered; what finds no room waits for it and gathers more."""
+        self._is_sending = False
+        while self._outgoing and self._stream is not None and self._stream.has_room:
+            self._stream.send(self._outgoing.pop(0).SerializeToString())
 
-    def _hear(self, message: pb.DecideStreamResponse) -> None:
+    def _hear(self, message: bytes) -> None:
+        responses = pb.DecideStreamResponse.FromString(message).responses
         self._has_heard = True
-        for numbered in message.responses:
+        for numbered in responses:
             answered = self._waiting.pop(numbered.id, None)
             if answered is None:
                 continue  # too late, or for somebody else
@@ -184,8 +190,8 @@ class DecideStream:
             answered = self._waiting.pop(id_, None)
             if answered is not None:
                 self._late += 1
-                if self._late >= MAX_LATE and len(self._stubs) > 1:
-                    self._is_mute.set()
+                if self._late >= MAX_LATE and self._has_others and self._stream is not None:
+                    self._stream.fail("the service has stopped answering in time")
                 self._tell(answered, Undecided("timeout"))
 
     def _fail_all(self, cause: str, detail: str) -> None:
@@ -199,7 +205,6 @@ class DecideStream:
             self._tell(answered, Undecided(cause, detail))
 
 
-def _told(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return f"{type(error).__name__}: {error}"
+def _told(error: Exception) -> str:
+    is_plain = isinstance(error, http2.StreamBroken)
+    return str(error) if is_plain else f"{type(error).__name__}: {error}"
