@@ -13,6 +13,7 @@ import pytest
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from canary_plugin.config import read
+from canary_plugin.deciders.breaker import MAX_FAILURES
 from canary_plugin.deciders.person_calls import PersonCalls
 from canary_plugin.deciders.persons import Persons
 from canary_plugin.deciders.policies import KnownPolicies
@@ -20,7 +21,6 @@ from canary_plugin.deciders.policy_stream import PolicyStream
 from canary_plugin.deciders.protocol import Question
 from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
-from canary_plugin.deciders.stream import MAX_LATE
 from canary_plugin.handler import MAX_QUESTIONS
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import (
@@ -300,7 +300,7 @@ async def test_when_one_address_hangs_all_move_to_the_other_together() -> None:
         patient = await kong.start(SEED | PATIENT)
         await asyncio.gather(*(kong.access(hasty, TEST_HEADER) for _ in range(40)))
         # Whoever asks while all move has no stream to ask on.
-        assert troubles.counts["timeout"] >= MAX_LATE
+        assert troubles.counts["timeout"] >= MAX_FAILURES
         assert troubles.counts["timeout"] + troubles.counts["unavailable"] == 40
         await answered(kong, spy, troubles)
         asked = len(hanging.asked)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from canary.decision.v1 import decision_pb2 as pb
+from canary_plugin.deciders.breaker import MAX_FAILURES, PROBE_EVERY_S
 from canary_plugin.deciders.protocol import Undecided
 from canary_plugin.deciders.service import Service
-from canary_plugin.deciders.stream import MAX_LATE, METHOD, PROBE_EVERY_S, DecideStream
+from canary_plugin.deciders.stream import METHOD, DecideStream
 from canary_plugin.troubles import Troubles
 from integration.test_plugin_harness import NOWHERE, Spy, spying, until
 from integration.test_plugin_http2 import serving
@@ -129,7 +130,7 @@ async def test_there_is_one_timer_and_it_is_set_to_the_first_deadline(
 async def test_the_breaker_opens_probes_and_closes(spy: Spy) -> None:
     spy.decide = never
     async with streaming(spy.address) as (stream, _):
-        late = ask(stream, names(MAX_LATE), 0.02)
+        late = ask(stream, names(MAX_FAILURES), 0.02)
         await until(lambda: all(late.values()))
         ask(stream, ["probe"], 0.02)
         broken = ask(stream, names(50), PROBE_EVERY_S)
@@ -160,12 +161,12 @@ async def test_late_answers_do_not_close_the_breaker(spy: Spy) -> None:
 
     spy.decide = late
     async with streaming(spy.address) as (stream, _):
-        found = ask(stream, names(MAX_LATE), 0.02)
+        found = ask(stream, names(MAX_FAILURES), 0.02)
         await until(lambda: all(found.values()))
         gate.set()
         await until(lambda: stream._has_heard)
-        assert stream._late == MAX_LATE
-        assert causes(found) == [["timeout"]] * MAX_LATE
+        assert stream.breaker.is_open
+        assert causes(found) == [["timeout"]] * MAX_FAILURES
 
 
 async def test_when_the_stream_breaks_every_question_gets_one_answer_and_others_go_on(
@@ -238,7 +239,7 @@ async def test_of_a_name_with_two_addresses_the_one_that_answers_is_used(
             async with streaming(f"decision:{port}") as (stream, _):
 
                 def is_answered() -> bool:
-                    found = ask(stream, names(MAX_LATE), 0.05)
+                    found = ask(stream, names(MAX_FAILURES), 0.05)
                     answered.append(found)
                     return any(["answered"] in causes(each) for each in answered)
 

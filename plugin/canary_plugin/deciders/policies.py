@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from typing import NamedTuple
 
 from canary_engine import reads
 from canary_engine.baseline import in_force
@@ -18,6 +19,11 @@ MAX_COMPILED = 4_096
 NOTHING = Projection(reads.NOTHING, reads.digest(reads.NOTHING))
 
 
+class _Ruling(NamedTuple):
+    compiled: CompiledPolicy
+    projection: Projection
+
+
 class KnownPolicies:
     """Service key to the stored policy as last heard; None means "there is none".
 
@@ -27,7 +33,7 @@ class KnownPolicies:
     def __init__(self) -> None:
         self._stored: dict[str, Policy | None] = {}
         self._is_complete = False
-        self._compiled: OrderedDict[tuple[str, str], CompiledPolicy] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], _Ruling] = OrderedDict()
         # Service key to those of its compiled policies that read persons, by baseline hash. Few
         # do, and every request asks: the others must not pay for it.
         self._on_persons: dict[str, dict[str, CompiledPolicy]] = {}
@@ -54,20 +60,8 @@ class KnownPolicies:
 
     def ruling(self, service_key: str, baseline: Baseline | None) -> CompiledPolicy | None:
         """What rules, as far as is known; None before the service was heard."""
-        if not self.is_known(service_key):
-            return None
-        key = (service_key, baseline.hash if baseline else "")
-        found = self._compiled.get(key)
-        if found is None:
-            stored = self._stored.get(service_key)
-            ruling = in_force(service_key, stored, baseline.policy if baseline else None)
-            found = self._compiled[key] = CompiledPolicy(ruling.policy)
-            if reads_persons(ruling.policy):
-                self._on_persons.setdefault(service_key, {})[key[1]] = found
-            if len(self._compiled) > MAX_COMPILED:
-                (service_key, hash_), _ = self._compiled.popitem(last=False)
-                self._on_persons.get(service_key, {}).pop(hash_, None)
-        return found
+        found = self._ruling(service_key, baseline)
+        return found.compiled if found is not None else None
 
     def ruling_on_persons(
         self, service_key: str, baseline: Baseline | None
@@ -82,10 +76,32 @@ class KnownPolicies:
         A wrong guess costs a second question, never a wrong decision: the service compares
         digests.
         """
-        ruling = self.ruling(service_key, baseline)
+        ruling = self._ruling(service_key, baseline)
         if ruling is not None:
-            return Projection(ruling.reads, ruling.reads_digest, ruling.user_id_header)
+            return ruling.projection
         if baseline is None:
             return NOTHING
         guess = reads.of(baseline.policy)
         return Projection(guess, reads.digest(guess), baseline.policy.identity.user_id_header)
+
+    def _ruling(self, service_key: str, baseline: Baseline | None) -> _Ruling | None:
+        if not self.is_known(service_key):
+            return None
+        key = (service_key, baseline.hash if baseline else "")
+        found = self._compiled.get(key)
+        if found is None:
+            found = self._compiled[key] = self._compile(service_key, baseline)
+            if reads_persons(found.compiled.policy):
+                self._on_persons.setdefault(service_key, {})[key[1]] = found.compiled
+            if len(self._compiled) > MAX_COMPILED:
+                (service_key, hash_), _ = self._compiled.popitem(last=False)
+                self._on_persons.get(service_key, {}).pop(hash_, None)
+        return found
+
+    def _compile(self, service_key: str, baseline: Baseline | None) -> _Ruling:
+        stored = self._stored.get(service_key)
+        ruling = in_force(service_key, stored, baseline.policy if baseline else None)
+        compiled = CompiledPolicy(ruling.policy)
+        return _Ruling(
+            compiled, Projection(compiled.reads, compiled.reads_digest, compiled.user_id_header)
+        )

@@ -92,12 +92,14 @@ class PolicyStream:
                 baselines=map(messages.baseline_message, self._declared() if is_declaring else ()),
             )
         )
-        # What was announced while no stream stood was missed.
-        self._persons.outdate_all()
         told: set[str] = set()
         changed = asyncio.create_task(self._changed.wait())
         changed.add_done_callback(lambda _: call.cancel())
         try:
+            # Its headers come when the service has begun to watch. What was announced before was
+            # missed, and so was what changed between the question and now.
+            await call.initial_metadata()
+            self._persons.outdate_all()
             async for message in call:
                 self._pause_s = SHORTEST_PAUSE_S
                 self._hear(message, told)

@@ -5,8 +5,7 @@ share a message and the less each costs. One timer, set to the first deadline of
 question's.
 
 A breaker stops paying the deadline when the service is known to be gone: at once when the stream
-is down, and after ``MAX_LATE`` questions in a row got no answer in time. Then one question at a
-time is let through as a probe, every ``PROBE_EVERY_S``, until an answer comes in time. Where
+is down, and when a number of questions in a row got no answer in time (``breaker.py``). Where
 there is another address, that is gone to instead.
 """
 
@@ -23,12 +22,11 @@ from canary.decision.v1 import decision_pb2 as pb
 
 from canary_plugin.deciders import http2
 from canary_plugin.deciders.addresses import Address, Endpoint
+from canary_plugin.deciders.breaker import Breaker
 from canary_plugin.deciders.protocol import Undecided
 from canary_plugin.troubles import Troubles
 
 METHOD = "/canary.decision.v1.DecisionService/DecideStream"
-MAX_LATE = 16
-PROBE_EVERY_S = 0.1
 MAX_IN_MESSAGE = 512
 OPENING_S = 1.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
@@ -59,8 +57,7 @@ class DecideStream:
         self._last: Endpoint | None = None
         self._has_others = False
         self._next = 0
-        self._late = 0
-        self._probed = 0.0
+        self.breaker = Breaker()
         self._at = 0
         self._has_heard = False
         self.opened = asyncio.Event()
@@ -76,7 +73,7 @@ class DecideStream:
         if not self.is_open:
             self._tell(answered, Undecided("unavailable", "the stream is down"))
             return
-        if self._late >= MAX_LATE and not self._may_probe():
+        if not self.breaker.may_ask():
             self._tell(answered, Undecided("timeout", "the service has stopped answering in time"))
             return
         id_ = self._next
@@ -111,7 +108,7 @@ class DecideStream:
         try:
             self._last = stream.endpoint
             self._has_others = endpoints > 1 or len(self._addresses) > 1
-            self._late = 0
+            self.breaker.answered()
             self._stream = stream
             self.opened.set()
             await stream.ended
@@ -144,7 +141,7 @@ class DecideStream:
             answered = self._waiting.pop(numbered.id, None)
             if answered is None:
                 continue  # too late, or for somebody else
-            self._late = 0
+            self.breaker.answered()
             if numbered.HasField("response"):
                 self._tell(answered, numbered.response)
             else:
@@ -155,13 +152,6 @@ class DecideStream:
             answered(response)
         except Exception as error:  # one asker's bug must not cost the others their answers
             self._troubles.count("plugin-error", _told(error))
-
-    def _may_probe(self) -> bool:
-        now = monotonic()
-        if now - self._probed < PROBE_EVERY_S:
-            return False
-        self._probed = now
-        return True
 
     def _end_by(self, ends: float, id_: int) -> None:
         heappush(self._deadlines, (ends, id_))
@@ -189,8 +179,8 @@ class DecideStream:
             heappop(self._deadlines)
             answered = self._waiting.pop(id_, None)
             if answered is not None:
-                self._late += 1
-                if self._late >= MAX_LATE and self._has_others and self._stream is not None:
+                self.breaker.failed()
+                if self.breaker.is_open and self._has_others and self._stream is not None:
                     self._stream.fail("the service has stopped answering in time")
                 self._tell(answered, Undecided("timeout"))
 
