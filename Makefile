@@ -8,8 +8,9 @@ GATEWAY ?= dev
 SUITE ?=
 ARGS ?=
 WORKERS ?= 2
+SOAK_SECONDS ?= 300
 
-.PHONY: help run demo test lint bench e2e e2e-check format stubs
+.PHONY: help run demo test lint bench soak e2e e2e-check format stubs
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,10 @@ lint: ## Style, types, direction of imports, protos, stubs, shell.
 bench: ## Benchmarks; SUITE=NAME for one of them.
 	@.ci/set-up redis-server
 	@.ci/bench $(SUITE)
+
+soak: e2e-check ## Memory under load and reloads; SOAK_SECONDS=300, GATEWAY=dev or kong.
+	@.ci/set-up redis-server
+	@E2E_GATEWAY=$(GATEWAY) SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/system/test_soak.py $(ARGS)
 
 e2e: e2e-check ## End-to-end tests; GATEWAY=dev, kong (on PATH) or compose (needs Docker).
 	@.ci/set-up redis-server

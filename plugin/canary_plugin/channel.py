@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable
 
+from canary_plugin.child import MEMORY_FD
+from canary_plugin.memory import Memory
 from canary_plugin.runtime import handover
 from canary_plugin.runtime.instances import Instances
 from canary_plugin.runtime.server import PluginServer
@@ -24,10 +27,14 @@ class Channel:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def take_over(self, server: PluginServer, instances: Instances) -> None:
-        """Go on with what the predecessor has, if there is one."""
+        """Go on with what the predecessor has, or had when it died."""
+        memory = Memory(int(os.environ.pop(MEMORY_FD)), instances)
         if self._predecessor_fd is not None:
             with socket.socket(fileno=self._predecessor_fd) as predecessor:
                 await handover.take(predecessor, server, instances)
+        else:
+            memory.recall()
+        memory.keep()
 
     def serve(self, said: str, server: PluginServer, instances: Instances) -> None:
         """Say that the worker is ready, and do what comes by the channel from now on."""

@@ -28,7 +28,7 @@ OUR_HEADERS = (VARIANT_HEADER, VERSION_HEADER, RELEASE_HEADER, SERVICE_HEADER, D
 
 _new_key = Ids(16)
 
-# The policy may change between two questions; whoever loses twice is served stable.
+# The policy may change between two questions; whoever loses twice goes by what is known here.
 MAX_QUESTIONS = 3
 
 
@@ -104,21 +104,34 @@ class Handler:
         drawn: str,
     ) -> Decision:
         ends = monotonic() + self._config.deadline_s
-        answer: Decision | Projection = self._decider.projection(service_key, baseline)
-        for _ in range(MAX_QUESTIONS):
-            assert isinstance(answer, Projection)
-            facts = gather(gateway, headers, answer, self._config, drawn)
-            question = Question(
+
+        def question_by(projection: Projection) -> Question:
+            facts = gather(gateway, headers, projection, self._config, drawn)
+            return Question(
                 service_key=service_key,
                 request=facts,
                 baseline=baseline,
-                digest=answer.digest,
+                digest=projection.digest,
                 ends=ends,
             )
-            found = self._decider.decide(question)
+
+        projection = self._decider.projection(service_key, baseline)
+        try:
+            return self._asked(question_by, projection)
+        except Undecided as trouble:
+            # It may have been asked by facts that only the service knows a policy for, or nobody.
+            projection = self._decider.projection(service_key, baseline)
+            return self._decider.decide_alone(question_by(projection), trouble)
+
+    def _asked(
+        self, question_by: Callable[[Projection], Question], projection: Projection
+    ) -> Decision:
+        for _ in range(MAX_QUESTIONS):
+            found = self._decider.decide(question_by(projection))
             answer = found if isinstance(found, Decision | Projection) else self._wait(found)
             if isinstance(answer, Decision):
                 return answer
+            projection = answer
         raise Undecided("changing", "the policy changed between questions")
 
     def _route(

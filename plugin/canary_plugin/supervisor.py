@@ -1,9 +1,9 @@
 """Holds Kong's socket, so that a worker that dies or is replaced never makes a connect fail.
 
 The socket belongs to this process; workers accept on copies of it. A worker that dies is replaced
-at once, and what connects meanwhile waits in the socket's queue. On SIGHUP the next worker takes
-over Kong's connections from the one before it (see ``runtime.handover``). Standard library only:
-what must not fail should do little.
+at once, as is one that lives and does nothing, and what connects meanwhile waits in the socket's
+queue. On SIGHUP the next worker takes over Kong's connections from the one before it (see
+``runtime.handover``). Standard library only: what must not fail should do little.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from canary_plugin.listener import SYSTEMD, bind, inherited, inode, is_inherited, notify
+from canary_plugin.child import Worker
+from canary_plugin.listener import bind, inherited, inode, is_inherited, notify
 
 LOOK_EVERY_S = 1.0
 # Deaths before readiness that cost no pause; then it doubles from the first to the second figure.
@@ -41,29 +41,6 @@ def pause_s(early_deaths: int) -> float:
     if doublings < 0:
         return 0.0
     return min(FIRST_PAUSE_S * 2.0 ** min(doublings, 10), LONGEST_PAUSE_S)
-
-
-class Worker:
-    """A worker process and our end of the channel to it."""
-
-    def __init__(self, command: Sequence[str], listener: socket.socket, *more_fds: int) -> None:
-        self.channel, theirs = socket.socketpair()
-        fds = (listener.fileno(), theirs.fileno())
-        options = ("--socket-fd", str(fds[0]), "--channel-fd", str(fds[1]))
-        environment = {k: v for k, v in os.environ.items() if k not in SYSTEMD}
-        with theirs:
-            self.process = subprocess.Popen(
-                [*command, *options], pass_fds=(*fds, *more_fds), env=environment
-            )
-        self.is_ready = False
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def end(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
 
 
 class Supervisor:
@@ -91,6 +68,7 @@ class Supervisor:
             self._listener, self._path = inherited()
         self._command = [*command, "--socket", self._path]
         self._inode = inode(self._path)
+        self._memory = os.memfd_create("instances")
         self._workers: list[Worker] = []  # the last one is or will be the one that serves
         self._starts_at = 0.0
         self._early_deaths = self._starts = 0
@@ -139,7 +117,9 @@ class Supervisor:
 
     def _start(self, *options: str, fds: tuple[int, ...] = ()) -> None:
         command = [*self._command, "--restarts", str(self._starts), *options]
-        worker = Worker(command, self._listener, *fds)
+        if self._early_deaths == FREE_DEATHS:
+            os.ftruncate(self._memory, 0)  # what they all died of may be in there
+        worker = Worker(command, self._listener, self._memory, *fds)
         self._starts += 1
         self._workers.append(worker)
         self._selector.register(
@@ -178,7 +158,7 @@ class Supervisor:
         self._workers.remove(worker)
         with contextlib.suppress(KeyError):
             self._selector.unregister(worker.channel)
-        worker.channel.close()
+        worker.close()
         if self._kill_at is not None or not was_serving:
             return
         say(f"worker {worker.pid} ended with {code}")
@@ -194,8 +174,12 @@ class Supervisor:
         if self._kill_at is not None:
             if time.monotonic() > self._kill_at:
                 for worker in self._workers:
-                    worker.end(signal.SIGKILL)
-        elif self._parent not in (1, os.getppid()):
+                    worker.kill()
+            return
+        if self._workers and self._workers[-1].is_stuck():
+            say(f"worker {self._workers[-1].pid} is alive and does nothing")
+            self._workers[-1].kill()
+        if self._parent not in (1, os.getppid()):
             say("the parent is gone")
             self._end()
         elif self._is_ours and not os.path.lexists(self._path):

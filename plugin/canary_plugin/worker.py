@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import sys
 
@@ -11,6 +13,7 @@ import uvloop
 
 from canary_plugin.app import Settings, running
 from canary_plugin.channel import Channel
+from canary_plugin.child import BEAT_EVERY_S, HEARTBEAT_FD
 from canary_plugin.outcomes.receiver import warn_of_short_queue
 
 log = logging.getLogger("canary_plugin")
@@ -33,6 +36,8 @@ async def _serve(settings: Settings, channel_fd: int | None, predecessor_fd: int
         loop.add_signal_handler(number, stop.set)
     if channel_fd is not None:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)  # is the supervisor's
+    if HEARTBEAT_FD in os.environ:
+        _beat(loop, int(os.environ.pop(HEARTBEAT_FD)))
     channel = None if channel_fd is None else Channel(channel_fd, predecessor_fd, stop.set)
     async with running(settings, channel) as troubles:
         del troubles
@@ -43,3 +48,10 @@ async def _serve(settings: Settings, channel_fd: int | None, predecessor_fd: int
         await stop.wait()
         log.info("draining")
     log.info("stopped")
+
+
+def _beat(loop: asyncio.AbstractEventLoop, fd: int) -> None:
+    """Tell the supervisor every so often that the loop turns."""
+    with contextlib.suppress(OSError):
+        os.write(fd, b".")
+    loop.call_later(BEAT_EVERY_S, _beat, loop, fd)

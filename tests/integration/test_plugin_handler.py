@@ -270,7 +270,9 @@ async def test_a_policy_that_changed_unheard_still_decides_right(staged: Stage) 
     assert troubles.counts == {}
 
 
-async def test_a_policy_that_changes_between_all_questions_means_stable(staged: Stage) -> None:
+async def test_a_policy_that_changes_between_all_questions_is_decided_alone(
+    staged: Stage,
+) -> None:
     kong, spy, _, troubles = staged
 
     async def decide(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
@@ -281,10 +283,9 @@ async def test_a_policy_that_changes_between_all_questions_means_stable(staged: 
     spy.decide = decide
     instance = await start(kong)
     event = await kong.access(instance, TEST_HEADER | FORGED)
-    assert (event.upstream, event.end) == ("", "ret")
-    assert event.cleared == list(FORGED)
+    assert (event.variant, event.end) == ("canary", "ret")
     assert len(spy.asked) == 3
-    assert troubles.counts == {"changing": 1}
+    assert troubles.counts == {"alone-changing": 1}
 
 
 async def test_a_baseline_without_an_upstream_of_that_name_goes_to_the_host(

@@ -70,6 +70,9 @@ class Refusal(Exception):  # noqa: N818 - an answer that the spy gives
         super().__init__(text)
 
 
+NEWEST = 1 << 40
+
+
 class Spy(decision_pb2_grpc.DecisionServiceServicer):
     """Stands in front of the service, sees what leaves the gateway, and can misbehave."""
 
@@ -127,6 +130,9 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
             try:
                 response = await self.decide(numbered.request, self._forward)
                 answered.response.CopyFrom(response)
+                # What a test makes up is an answer to this very question, by the newest policy.
+                answered.response.echo = response.echo or numbered.request.fallback_key
+                answered.response.stored_revision = response.stored_revision or NEWEST
             except Refusal as refusal:
                 answered.error = refusal.text
             async with writing:

@@ -330,3 +330,24 @@ async def test_of_two_addresses_the_one_that_hangs_is_soon_left() -> None:
             # The second may ask before the first has heard that it was in vain.
             assert found[0].degraded
             assert [decision.matched for decision in found[2:]] == ["early"] * 3
+
+
+@BOTH
+async def test_what_changes_before_the_policy_stream_stands_is_not_kept(decider: str) -> None:
+    """A copy that was made between the asking for the stream and its standing is not valid."""
+    async with staged(decider) as (kong, spy, admin, _, instance):
+        user = LISTED[0]["x-user-id"]
+        asked, stands = asyncio.Event(), asyncio.Event()
+
+        async def later() -> None:
+            asked.set()
+            await stands.wait()
+
+        watch, spy.watch = spy.watch, later
+        spy.cut_streams()
+        await asyncio.wait_for(asked.wait(), 20)
+        assert await variants(kong, instance, LISTED[:1]) == ["canary"]
+        await admin.profile(user, tier="premium")
+        spy.watch = watch
+        stands.set()
+        await until_variant(kong, instance, LISTED[0], "")

@@ -8,7 +8,7 @@ from typing import Any
 from canary_engine import parse, reads
 from canary_engine.model import Policy, Segment
 from canary_plugin.config import Baseline, read
-from canary_plugin.deciders.policies import MAX_COMPILED, KnownPolicies
+from canary_plugin.deciders.policies import BELIEVED_AFTER_S, MAX_COMPILED, KnownPolicies
 
 SCOPED = {"__key__": "plugins:canary-release:route:::ws"}
 
@@ -117,3 +117,40 @@ def test_the_salt_is_the_service_key_unless_given() -> None:
 def test_a_config_without_percentage_and_rules_declares_nothing() -> None:
     assert read(SCOPED | {"upstream_host_header": "h", "deadline_ms": 7}).baseline("shop") is None
     assert read(SCOPED | {"whitelisted_ips": [], "whitelisted_headers": {}}).baseline("k") is None
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def at(revision: int) -> Policy:
+    return replace(stored(50), revision=revision)
+
+
+def test_an_older_revision_is_believed_when_nothing_newer_is_heard_for_a_while() -> None:
+    clock = Clock()
+    policies = KnownPolicies(clock)
+    policies.heard("shop", at(7))
+    for older in (at(6), None):
+        policies.heard("shop", older)
+        clock.now += BELIEVED_AFTER_S / 3
+        assert policies.ruling("shop", None) is not None
+        assert policies.revision("shop") == 7
+    policies.heard("shop", at(5))
+    clock.now += BELIEVED_AFTER_S / 3 + 1
+    assert policies.ruling("shop", None) is not None
+    assert policies.revision("shop") == 5
+
+
+def test_an_older_revision_is_forgotten_when_the_one_here_is_heard_again() -> None:
+    clock = Clock()
+    policies = KnownPolicies(clock)
+    policies.heard("shop", at(7))
+    policies.heard("shop", at(6))
+    policies.heard("shop", at(7))
+    clock.now += 2 * BELIEVED_AFTER_S
+    assert policies.ruling("shop", None) is not None
+    assert policies.revision("shop") == 7

@@ -57,7 +57,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             if isinstance(answer, Waiting):
                 answer = await self._finish(request, answer, counts)
             response = pb.DecideResponse()
-            convert.write_answer(answer, response)
+            self._write(request, answer, response)
             self._metrics.count(counts)
             return response
         except Exception as error:
@@ -89,7 +89,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
                     if isinstance(answer, Waiting):
                         late.create_task(self._answer_late(numbered, answer, write))
                     else:
-                        _add(numbered.id, answer, ready)
+                        self._add(numbered, answer, ready)
                 self._metrics.count(counts)
                 if ready.responses:
                     await write(ready)
@@ -171,7 +171,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         except Exception as error:
             self._refuse(numbered.id, error, ready)
         else:
-            _add(numbered.id, answer, ready)
+            self._add(numbered, answer, ready)
             self._metrics.count(counts)
         await write(ready)
 
@@ -205,13 +205,28 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         known = request.baseline_hash or self._snapshot.get(request.service_key)
         return request.service_key if known else "unknown"
 
+    def _add(
+        self,
+        numbered: pb.NumberedRequest,
+        answer: Decision | Informed | Resend,
+        ready: pb.DecideStreamResponse,
+    ) -> None:
+        self._write(numbered.request, answer, ready.responses.add(id=numbered.id).response)
+
+    def _write(
+        self,
+        request: pb.DecideRequest,
+        answer: Decision | Informed | Resend,
+        message: pb.DecideResponse,
+    ) -> None:
+        convert.write_answer(answer, message)
+        message.echo = request.fallback_key
+        stored = self._snapshot.get(request.service_key)
+        if stored is not None:
+            message.stored_revision = stored.revision
+
     def _learn(self, baseline: pb.Baseline) -> None:
         self._baselines.learn(baseline.hash, convert.policy_document(baseline.policy))
-
-
-def _add(id_: int, answer: Decision | Informed | Resend, ready: pb.DecideStreamResponse) -> None:
-    numbered = ready.responses.add(id=id_)
-    convert.write_answer(answer, numbered.response)
 
 
 class _Writer:

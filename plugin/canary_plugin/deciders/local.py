@@ -19,6 +19,7 @@ from canary_plugin.deciders.protocol import (
     Hear,
     Projection,
     Question,
+    Undecided,
     hear_nothing,
 )
 
@@ -56,6 +57,10 @@ class LocalDecider:
         if person is None:
             return self._decide_later(ruling, question, answer.user)
         return self._decision(engine.decide(ruling, question.request, person, now))
+
+    def decide_alone(self, question: Question, trouble: Undecided) -> Decision:
+        """See Decider."""
+        return self._remote.decide_alone(question, trouble)
 
     async def _decide_later(
         self, ruling: CompiledPolicy, question: Question, user: str

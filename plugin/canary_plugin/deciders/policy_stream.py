@@ -125,6 +125,9 @@ class PolicyStream:
         else:
             self._policies.heard_all(told)
             self.complete.set()
+            if self._policies.has_heard_older and len(self._stubs) > 1:
+                self._pause_s = LONGEST_PAUSE_S
+                raise ConnectionError("the service is behind; another may not be")
             self._whole_since = self._whole_since or time.monotonic()
 
     def _hear_policy(self, message: pb.WatchPoliciesResponse) -> None:

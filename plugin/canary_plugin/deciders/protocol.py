@@ -65,3 +65,11 @@ class Decider(Protocol):
         At once where it can be had at once; else by the question's end. Raises Undecided.
         """
         ...
+
+    def decide_alone(self, question: Question, trouble: Undecided) -> Decision:
+        """The decision by the last known policy, without asking anybody.
+
+        Raises ``trouble``, which is why, if nothing is known or the question's facts were
+        gathered for another policy.
+        """
+        ...

@@ -109,6 +109,11 @@ class RemoteDecider:
         try:
             if isinstance(response, Undecided):
                 raise response
+            if response.echo != question.request.fallback_key:
+                raise Undecided("garbage", "an answer to another question")
+            if response.stored_revision < self._policies.revision(question.service_key):
+                self._stream.leave("the service knows an older policy than this gateway")
+                raise Undecided("behind", "the service knows an older policy than this gateway")
             if response.HasField("decision"):
                 decision = messages.decision(response.decision)
                 self._hear(decision, "remote")
@@ -118,7 +123,7 @@ class RemoteDecider:
             if not response.HasField("resend") or response.resend.baseline:
                 raise Undecided("garbage", "neither a decision nor a question")
         except Undecided as trouble:
-            return self._decide_alone(question, trouble)
+            return self.decide_alone(question, trouble)
         return messages.projection(response.resend)
 
     def _keep(self, service_key: str, told: pb.GetPersonResponse, wanted: Wanted) -> None:
@@ -130,7 +135,8 @@ class RemoteDecider:
         except Undecided as trouble:  # the decision is good all the same
             self._troubles.count(trouble.cause, str(trouble))
 
-    def _decide_alone(self, question: Question, trouble: Undecided) -> Decision:
+    def decide_alone(self, question: Question, trouble: Undecided) -> Decision:
+        """See Decider."""
         ruling = self._policies.ruling(question.service_key, question.baseline)
         if ruling is None or (question.digest and question.digest != ruling.reads_digest):
             raise trouble

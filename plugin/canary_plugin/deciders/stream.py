@@ -82,6 +82,12 @@ class DecideStream:
         self._gather(id_, request)
         self._end_by(ends, id_)
 
+    def leave(self, why: str) -> None:
+        """Go to another address, if there is one."""
+        if self._has_others and self._stream is not None:
+            self._has_heard = False  # not at once again, if it comes round to this one
+            self._stream.fail(why)
+
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
         pause_s = SHORTEST_PAUSE_S
@@ -180,8 +186,8 @@ class DecideStream:
             answered = self._waiting.pop(id_, None)
             if answered is not None:
                 self.breaker.failed()
-                if self.breaker.is_open and self._has_others and self._stream is not None:
-                    self._stream.fail("the service has stopped answering in time")
+                if self.breaker.is_open:
+                    self.leave("the service has stopped answering in time")
                 self._tell(answered, Undecided("timeout"))
 
     def _fail_all(self, cause: str, detail: str) -> None:

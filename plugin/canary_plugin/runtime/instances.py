@@ -49,6 +49,8 @@ class Instances:
         self._clock, self._now, self._idle_s = clock, now, idle_s
         self._instances: dict[int, Instance] = {}
         self._next = (1 << 32) + secrets.randbelow(1 << 48)
+        self.started: Callable[[int, str, str], None] = lambda id_, name, config_json: None
+        """Hears of an instance before Kong does: id, name and config."""
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -61,6 +63,7 @@ class Instances:
         id_, self._next = self._next, self._next + 1
         now = self._clock()
         self._instances[id_] = Instance(name, config, self._make(config), self._now(), now)
+        self.started(id_, name, config_json)
         return self.status(id_)
 
     def use(self, id_: int) -> Instance:

@@ -386,56 +386,6 @@ class SetPercentageResponse(_message.Message):
 Global___SetPercentageResponse: _TypeAlias = SetPercentageResponse  # noqa: Y015
 
 @_typing.final
-class EndReleaseRequest(_message.Message):
-    """Request of EndRelease."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANGE_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
-    status: _policy_pb2.ReleaseStatus.ValueType
-    """Completed or rolled back."""
-    @_builtins.property
-    def change(self) -> Global___Change:
-        """Who, why, and the revision expected."""
-
-    def __init__(
-        self,
-        *,
-        change: Global___Change | None = ...,
-        status: _policy_pb2.ReleaseStatus.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "status", b"status"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EndReleaseRequest: _TypeAlias = EndReleaseRequest  # noqa: Y015
-
-@_typing.final
-class EndReleaseResponse(_message.Message):
-    """Answer of EndRelease."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REVISION_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """The policy's new revision."""
-    def __init__(
-        self,
-        *,
-        revision: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EndReleaseResponse: _TypeAlias = EndReleaseResponse  # noqa: Y015
-
-@_typing.final
 class MoveReleaseRequest(_message.Message):
     """Request of MoveRelease."""
 

@@ -65,11 +65,6 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.FromString,
                 _registered_method=True)
-        self.EndRelease = channel.unary_unary(
-                '/canary.admin.v1.AdminService/EndRelease',
-                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.SerializeToString,
-                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.FromString,
-                _registered_method=True)
         self.HaltAll = channel.unary_unary(
                 '/canary.admin.v1.AdminService/HaltAll',
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.HaltAllRequest.SerializeToString,
@@ -298,14 +293,16 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRelease(self, request, context):
-        """Starts a release. FAILED_PRECONDITION while another is in progress.
+        """Starts a release. FAILED_PRECONDITION while another is in progress, in a freeze, without a
+        consent that is needed, or without a reason for a version that was rolled back or breaks a
+        compatibility rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPercentage(self, request, context):
-        """Changes the share of the release in progress.
+        """Changes the share of the release in progress. Lowering is never refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -314,13 +311,6 @@ class AdminServiceServicer:
     def MoveRelease(self, request, context):
         """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
         it. Weight and state change in one revision.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def EndRelease(self, request, context):
-        """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,7 +325,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Revert(self, request, context):
-        """Makes an earlier revision the current one, as a new revision.
+        """Makes an earlier revision the current one, as a new revision. Guards, approvals, revoked
+        overrides, rollback dates and listed members are not taken back; what starts, raises or
+        promotes a release by it is guarded as ever.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -639,11 +631,6 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.MoveRelease,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.SerializeToString,
-            ),
-            'EndRelease': grpc.unary_unary_rpc_method_handler(
-                    servicer.EndRelease,
-                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.FromString,
-                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.SerializeToString,
             ),
             'HaltAll': grpc.unary_unary_rpc_method_handler(
                     servicer.HaltAll,
@@ -1009,33 +996,6 @@ class AdminService:
             '/canary.admin.v1.AdminService/MoveRelease',
             canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.MoveReleaseResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def EndRelease(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/canary.admin.v1.AdminService/EndRelease',
-            canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseRequest.SerializeToString,
-            canary_dot_admin_dot_v1_dot_admin__pb2.EndReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

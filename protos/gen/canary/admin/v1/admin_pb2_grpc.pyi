@@ -47,21 +47,25 @@ class AdminServiceStub:
     RemoveVersion: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveVersionRequest, _admin_pb2.RemoveVersionResponse]
     """Forgets a version."""
     StartRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartReleaseRequest, _admin_pb2.StartReleaseResponse]
-    """Starts a release. FAILED_PRECONDITION while another is in progress."""
+    """Starts a release. FAILED_PRECONDITION while another is in progress, in a freeze, without a
+    consent that is needed, or without a reason for a version that was rolled back or breaks a
+    compatibility rule.
+    """
     SetPercentage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPercentageRequest, _admin_pb2.SetPercentageResponse]
-    """Changes the share of the release in progress."""
+    """Changes the share of the release in progress. Lowering is never refused."""
     MoveRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.MoveReleaseRequest, _admin_pb2.MoveReleaseResponse]
     """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
     it. Weight and state change in one revision.
     """
-    EndRelease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EndReleaseRequest, _admin_pb2.EndReleaseResponse]
-    """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
     HaltAll: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HaltAllRequest, _admin_pb2.HaltAllResponse]
     """Halts every release in progress that the caller may halt; one that cannot be is told, and
     the others are halted all the same.
     """
     Revert: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevertRequest, _admin_pb2.RevertResponse]
-    """Makes an earlier revision the current one, as a new revision."""
+    """Makes an earlier revision the current one, as a new revision. Guards, approvals, revoked
+    overrides, rollback dates and listed members are not taken back; what starts, raises or
+    promotes a release by it is guarded as ever.
+    """
     SetGuards: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetGuardsRequest, _admin_pb2.SetGuardsResponse]
     """Says what needs a second person, and when nothing is started or raised."""
     Approve: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApproveRequest, _admin_pb2.ApproveResponse]
@@ -151,21 +155,25 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RemoveVersion: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveVersionRequest, _admin_pb2.RemoveVersionResponse]  # type: ignore[assignment]
     """Forgets a version."""
     StartRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartReleaseRequest, _admin_pb2.StartReleaseResponse]  # type: ignore[assignment]
-    """Starts a release. FAILED_PRECONDITION while another is in progress."""
+    """Starts a release. FAILED_PRECONDITION while another is in progress, in a freeze, without a
+    consent that is needed, or without a reason for a version that was rolled back or breaks a
+    compatibility rule.
+    """
     SetPercentage: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPercentageRequest, _admin_pb2.SetPercentageResponse]  # type: ignore[assignment]
-    """Changes the share of the release in progress."""
+    """Changes the share of the release in progress. Lowering is never refused."""
     MoveRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.MoveReleaseRequest, _admin_pb2.MoveReleaseResponse]  # type: ignore[assignment]
     """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
     it. Weight and state change in one revision.
     """
-    EndRelease: _aio.UnaryUnaryMultiCallable[_admin_pb2.EndReleaseRequest, _admin_pb2.EndReleaseResponse]  # type: ignore[assignment]
-    """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
     HaltAll: _aio.UnaryUnaryMultiCallable[_admin_pb2.HaltAllRequest, _admin_pb2.HaltAllResponse]  # type: ignore[assignment]
     """Halts every release in progress that the caller may halt; one that cannot be is told, and
     the others are halted all the same.
     """
     Revert: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevertRequest, _admin_pb2.RevertResponse]  # type: ignore[assignment]
-    """Makes an earlier revision the current one, as a new revision."""
+    """Makes an earlier revision the current one, as a new revision. Guards, approvals, revoked
+    overrides, rollback dates and listed members are not taken back; what starts, raises or
+    promotes a release by it is guarded as ever.
+    """
     SetGuards: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetGuardsRequest, _admin_pb2.SetGuardsResponse]  # type: ignore[assignment]
     """Says what needs a second person, and when nothing is started or raised."""
     Approve: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApproveRequest, _admin_pb2.ApproveResponse]  # type: ignore[assignment]
@@ -276,7 +284,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StartReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StartReleaseResponse, _abc.Awaitable[_admin_pb2.StartReleaseResponse]]:
-        """Starts a release. FAILED_PRECONDITION while another is in progress."""
+        """Starts a release. FAILED_PRECONDITION while another is in progress, in a freeze, without a
+        consent that is needed, or without a reason for a version that was rolled back or breaks a
+        compatibility rule.
+        """
 
     @_abc_1.abstractmethod
     def SetPercentage(
@@ -284,7 +295,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetPercentageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetPercentageResponse, _abc.Awaitable[_admin_pb2.SetPercentageResponse]]:
-        """Changes the share of the release in progress."""
+        """Changes the share of the release in progress. Lowering is never refused."""
 
     @_abc_1.abstractmethod
     def MoveRelease(
@@ -295,14 +306,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves the release on in its life: pauses, resumes, halts, promotes, rolls back or abandons
         it. Weight and state change in one revision.
         """
-
-    @_abc_1.abstractmethod
-    def EndRelease(
-        self,
-        request: _admin_pb2.EndReleaseRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.EndReleaseResponse, _abc.Awaitable[_admin_pb2.EndReleaseResponse]]:
-        """Ends the release in progress: completed makes its version stable and deprecates the old one, rolled back withdraws it. Share and state change in one revision."""
 
     @_abc_1.abstractmethod
     def HaltAll(
@@ -320,7 +323,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RevertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevertResponse, _abc.Awaitable[_admin_pb2.RevertResponse]]:
-        """Makes an earlier revision the current one, as a new revision."""
+        """Makes an earlier revision the current one, as a new revision. Guards, approvals, revoked
+        overrides, rollback dates and listed members are not taken back; what starts, raises or
+        promotes a release by it is guarded as ever.
+        """
 
     @_abc_1.abstractmethod
     def SetGuards(

@@ -176,6 +176,14 @@ class DecideResponse(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     RESEND_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
+    STORED_REVISION_FIELD_NUMBER: _builtins.int
+    echo: _builtins.str
+    """The fallback key of the request: nobody takes an answer that was meant for another."""
+    stored_revision: _builtins.int
+    """Revision of the stored policy that is known here, whether or not it rules; 0 for none. A
+    gateway that knows a newer one does not believe the answer.
+    """
     @_builtins.property
     def decision(self) -> _policy_pb2.Decision:
         """The decision."""
@@ -196,10 +204,12 @@ class DecideResponse(_message.Message):
         decision: _policy_pb2.Decision | None = ...,
         resend: Global___Resend | None = ...,
         person: Global___GetPersonResponse | None = ...,
+        echo: _builtins.str = ...,
+        stored_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "person", b"person", "resend", b"resend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "person", b"person", "resend", b"resend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision", b"decision", "echo", b"echo", "person", b"person", "resend", b"resend", "stored_revision", b"stored_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["decision", "resend"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015

@@ -1,0 +1,46 @@
+"""The plugin server, with a plugin that raises where its route's name says so.
+
+python -m support.faulty_plugin --socket PATH ...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from canary_plugin import __main__, app, supervisor
+from canary_plugin.outcomes.handlers import ListeningHandler
+
+BEFORE_ANY_CALL, AFTER_A_CALL, AFTER_HEADERS = "raises-first", "raises-second", "raises-last"
+MARKER = "x-chaos"
+
+
+class PluginError(Exception):
+    """A mistake in a plugin."""
+
+
+class FaultyHandler(ListeningHandler):
+    """Raises for whole routes before the first call, and for marked users later."""
+
+    def access(self, kong: Any) -> None:
+        """Decide, or not."""
+        if self._config.service_key == BEFORE_ANY_CALL:
+            raise PluginError("before the first call")
+        marker = kong.request.get_header(MARKER)
+        if marker == AFTER_A_CALL:
+            raise PluginError("after the first call")
+        super().access(kong)
+        if marker == AFTER_HEADERS:
+            raise PluginError("after the headers")
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """What starts a worker with this plugin."""
+    return [sys.executable, "-m", "support.faulty_plugin", *arguments, "--worker"]
+
+
+if __name__ == "__main__":
+    supervisor.worker_command = worker_command
+    app.ListeningHandler = FaultyHandler  # type: ignore[attr-defined]
+    __main__.main()
