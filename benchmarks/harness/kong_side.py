@@ -1,4 +1,4 @@
-"""Kong's side of a plugin server's socket, as cheap as Python goes: it must not be what is measured.
+"""Kong's side of a plugin server's socket, cheap enough not to be what is measured itself.
 
 One connection for each event under way; the next event on it starts when one has ended. What is
 sent is packed beforehand, only the event's id is put in; of what is answered no more is read than
@@ -51,7 +51,6 @@ class Kong:
         self._steps = {_packed(name): _step(name, value) for name, value in _RESULTS.items()}
         self._visits = [_visit(person) for person in people]
         self._connections: list[_Connection] = []
-        self.calls = 0
 
     def start(self, connections: int) -> None:
         """Connect, and start the plugin's instance."""
@@ -64,9 +63,10 @@ class Kong:
         call = {"InstanceId": started["Id"], "EventName": "access"}
         self._handle = msgpack.packb([0, 1, "plugin.HandleEvent", [call]])
 
-    def run(self, in_flight: int, seconds: float) -> tuple[float, list[float]]:
-        """Events a second, and how long each took in seconds."""
+    def run(self, in_flight: int, seconds: float) -> tuple[float, list[float], list[float]]:
+        """Events a second, and how long each took in seconds: all, and those of one call."""
         took: list[float] = []
+        of_one_call: list[float] = []
         visits, handle = self._visits, self._handle
         under_way = {c.socket.fileno(): c for c in self._connections[:in_flight]}
         with select.epoll() as ready:
@@ -83,13 +83,15 @@ class Kong:
                     if _END in answer:
                         now = perf_counter()
                         took.append(now - connection.began)
+                        if connection.calls < 2:
+                            of_one_call.append(took[-1])
                         if now < ends:
                             connection.begin(visits, handle, now)
                         else:
                             left -= 1
                     else:
                         self._answer(connection, answer)
-            return len(took) / (perf_counter() - began), took
+            return len(took) / (perf_counter() - began), took, of_one_call
 
     def close(self) -> None:
         """Close every connection."""
@@ -98,7 +100,7 @@ class Kong:
 
     def _answer(self, connection: _Connection, answer: bytes) -> None:
         """Send the result of the PDK call that ``answer`` asks for."""
-        self.calls += 1
+        connection.calls += 1
         at = answer.find(_METHOD) + len(_METHOD)
         event_at = answer.find(_EVENT_ID) + len(_EVENT_ID)
         if at < len(_METHOD) or event_at < len(_EVENT_ID):
@@ -122,13 +124,14 @@ class _Connection:
         self.socket.connect(path)
         self.visit: dict[bytes, Step] = {}
         self.began = 0.0
+        self.calls = 0
         self._next = first
 
     def begin(self, visits: Sequence[dict[bytes, Step]], handle: bytes, now: float) -> None:
         """Begin the next visitor's event."""
         self.visit = visits[self._next % len(visits)]
         self._next += 1
-        self.began = now
+        self.began, self.calls = now, 0
         self.socket.send(handle)
 
     def call(self, method: str, argument: Any) -> Any:
