@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from canary_engine.model import Policy, VersionStatus
+from canary_engine.model import Compatibility, Policy, VersionStatus
 
 
 class InForce(NamedTuple):
@@ -20,7 +20,7 @@ def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -
     """The policy that rules for gateways with ``baseline`` (None: they declare none).
 
     Under a baseline the stored stable version still says where stable requests go, so that
-    a promoted version stays promoted.
+    a promoted version stays promoted; and clients of deprecated API versions are told so.
     """
     release = stored.release if stored else None
     if stored is not None and release is not None and release.is_in_force:
@@ -33,4 +33,9 @@ def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -
     if stable is not None and baseline.version_named(stable.version) is None:
         others = (v for v in baseline.versions if v.status is not VersionStatus.STABLE)
         baseline = replace(baseline, versions=(*others, stable))
+    if stored is not None and baseline.compatibility == Compatibility():
+        # The rules are about the versions of releases, not about a gateway's own canary.
+        baseline = replace(baseline, compatibility=replace(stored.compatibility, rules=()))
+    if stored is not None and stored.shadow is not None:
+        baseline = replace(baseline, shadow=stored.shadow)
     return InForce(baseline, True, f"{last}, so the gateway's declared baseline rules")

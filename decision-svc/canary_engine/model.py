@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from canary_engine.plan import Plan
 
 BUCKETS = 100_000
 """How many buckets hash keys fall into: one bucket is 0.001 %."""
@@ -23,6 +26,7 @@ class Reason(StrEnum):
     """Why it goes there: the stage that matched first, in the order of the stages."""
 
     NO_RELEASE = "no-release"
+    OVERRIDE = "override"
     RULE = "rule"
     COMPATIBILITY = "compatibility"
     WHITELIST = "whitelist"
@@ -322,6 +326,14 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """A policy that is decided by and counted beside another, without acting."""
+
+    policy: Policy
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Everything a decision needs for one service key at one revision."""
 
@@ -340,6 +352,8 @@ class Policy:
     guards: Guards = Guards()
     approvals: tuple[Approval, ...] = ()
     overrides: Overrides = Overrides()
+    plan: Plan | None = None
+    shadow: Shadow | None = None
 
     def version_with(self, status: VersionStatus) -> Version | None:
         """The version of that status, or None; stable and canary are unique."""
@@ -394,6 +408,14 @@ NOBODY = Person()
 UNKNOWN = Person(is_known=False)
 
 
+class Deprecation(NamedTuple):
+    """What a client is told of a deprecated API version; ``link`` is "" where there is none."""
+
+    since: datetime
+    sunset: datetime | None = None
+    link: str = ""
+
+
 class Decision(NamedTuple):
     """Where a request goes and why. ``bucket`` is None when no hash key was looked for.
 
@@ -410,6 +432,7 @@ class Decision(NamedTuple):
     policy_revision: int = 0
     issue_cookie: bool = False
     degraded: bool = False
+    deprecation: Deprecation | None = None
 
 
 class PersonNeeded(NamedTuple):
@@ -423,10 +446,15 @@ Answer = Decision | PersonNeeded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """What a decision under a policy reads from a request; header names are lower case."""
+    """What a decision under a policy reads from a request; header names are lower case.
+
+    ``client_ip_for_overrides``: the address matters only if the request carries an override. Who
+    does not know that may read it always.
+    """
 
     headers: frozenset[str] = frozenset()
     cookies: frozenset[str] = frozenset()
     client_ip: bool = False
     path: bool = False
     consumer: bool = False
+    client_ip_for_overrides: bool = False

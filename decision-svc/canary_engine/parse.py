@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from hashlib import sha256
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import re2
 
@@ -32,7 +32,6 @@ from canary_engine.model import (
     CompatibilityRule,
     Criteria,
     Flag,
-    Freeze,
     Guards,
     HashKey,
     Identity,
@@ -44,6 +43,7 @@ from canary_engine.model import (
     RevokedOverride,
     Rule,
     Segment,
+    Shadow,
     Source,
     Strategy,
     Variant,
@@ -52,10 +52,12 @@ from canary_engine.model import (
     Whitelist,
 )
 from canary_engine.network import network_range
+from canary_engine.plan import read_freeze, read_plan
 from canary_engine.reading import MAX_NAME, Node
 
 MAX_PATTERN = 1_000
 _MAX_REVISION = 2**63 - 1
+_SHARES = frozenset({"share", "above", "weight", "max_weight"})
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+\Z")
 _NEVER_READ = {
     "authorization": "authorization never leaves the gateway",
@@ -66,12 +68,24 @@ _NEVER_READ = {
 
 def policy(document: Mapping[str, Any]) -> Policy:
     """The policy that ``document`` says. Raises InvalidPolicy with every complaint."""
+    found = fields_of(document)
+    check(found)
+    return found
+
+
+def check(policy: Policy) -> None:
+    """Raise InvalidPolicy if the policy does not hold together."""
+    complaints = _contradictions(policy)
+    if complaints:
+        raise InvalidPolicy(complaints)
+
+
+def fields_of(document: Mapping[str, Any]) -> Policy:
+    """The same, of a document that need not hold together: it may be a part of a policy."""
     complaints: list[str] = []
     if not isinstance(document, Mapping):
         raise InvalidPolicy(["document: give a mapping"])
     found = _policy(Node(document, "", complaints))
-    if not complaints:
-        complaints.extend(_contradictions(found))
     if complaints:
         raise InvalidPolicy(complaints)
     return found
@@ -83,10 +97,15 @@ def document(value: Any) -> dict[str, Any]:
     ``parse.policy(parse.document(p)) == p``.
     """
     found: dict[str, Any] = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if item != _default(field) and item not in (None, (), {}) and not _is_empty(item):
-            found[_document_name(value, field.name)] = _plain(field.name, item)
+    kind: Any = type(value)
+    for name, written, default in _fields_of(kind):
+        item = getattr(value, name)
+        if item is None or item == default or item in ((), {}):
+            continue
+        plain = _plain(name, item)
+        # A part that says nothing is left out as a whole.
+        if plain != {}:
+            found[written] = plain
     return found
 
 
@@ -132,9 +151,26 @@ def _policy(node: Node) -> Policy:
         guards=_guards(node.node("guards")),
         approvals=tuple(map(_approval, node.nodes("approvals", "id"))),
         overrides=_overrides(node.node("overrides")),
+        plan=read_plan(part) if (part := node.node("plan")) else None,
+        shadow=_shadow(node, part) if (part := node.node("shadow")) else None,
     )
     node.finish()
     return found
+
+
+def _shadow(node: Node, shadow: Node) -> Shadow | None:
+    part, expires_at = shadow.node("policy"), shadow.time("expires_at")
+    if part is None or expires_at is None:
+        shadow.complain("", "give a policy and expires_at")
+        return None
+    if part.has("shadow"):
+        part.complain("shadow", "a shadow has none of its own: leave it out")
+        return None
+    found = _policy(part)
+    if found.service_key != node.value.get("service_key"):
+        part.complain("service_key", "give that of the policy whose shadow it is")
+    shadow.finish()
+    return Shadow(policy=found, expires_at=expires_at)
 
 
 def _version(node: Node) -> Version:
@@ -298,6 +334,8 @@ def _api_version(node: Node) -> ApiVersion:
     )
     if found.deprecated_at and not found.deprecated:
         node.complain("deprecated_at", "say deprecated: true, too")
+    if found.deprecated_at and found.sunset_date and found.sunset_date < found.deprecated_at:
+        node.complain("sunset_date", "give no time before deprecated_at")
     if any(c.isspace() or c in '<>"' or not c.isprintable() for c in found.migration_guide):
         node.complain("migration_guide", "give a URL without blanks, quotes and angle brackets")
     node.finish()
@@ -314,40 +352,9 @@ def _guards(node: Node | None) -> Guards:
             start=part.yes("start"), promote=part.yes("promote"), above=part.share("above")
         )
         part.finish()
-    found = Guards(approvals=rules, freezes=tuple(map(_freeze, node.nodes("freezes"))))
+    found = Guards(approvals=rules, freezes=tuple(map(read_freeze, node.nodes("freezes"))))
     node.finish()
     return found
-
-
-def _freeze(node: Node) -> Freeze:
-    found = Freeze(
-        name=node.name(),
-        start=_local(node, "start"),
-        end=_local(node, "end"),
-        time_zone=node.text("time_zone", MAX_NAME),
-        reason=node.text("reason", 1_000),
-    )
-    try:
-        ZoneInfo(found.time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        node.complain("time_zone", f"{found.time_zone!r} is unknown; write it like Europe/Berlin")
-    if found.start and found.end and found.start >= found.end:
-        node.complain("end", "give a time after the start")
-    node.finish()
-    return found
-
-
-def _local(node: Node, name: str) -> str:
-    """A local date and time in its one form, YYYY-MM-DDTHH:MM:SS."""
-    value = node.text(name, MAX_NAME)
-    try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            return moment.isoformat(timespec="seconds")
-    except ValueError:
-        pass
-    node.complain(name, f"{value!r} is no local time; write it like 2026-01-31T12:00")
-    return ""
 
 
 def _approval(node: Node) -> Approval:
@@ -516,11 +523,15 @@ def _contradictions(policy: Policy) -> list[str]:
     for index, flag in enumerate(policy.flags):
         for name in sorted(set(flag.segments) - segments):
             complaints.append(f"flags[{index}].segments: there is no segment {name!r}")
+    if policy.shadow is not None:
+        complaints += (f"shadow.policy.{line}" for line in _contradictions(policy.shadow.policy))
     return complaints
 
 
 def _plain(name: str, item: Any) -> Any:
-    if name in ("share", "above"):
+    if type(item) is str:
+        return item
+    if name in _SHARES:
         return percentage(item)
     if isinstance(item, StrEnum):
         return str(item)
@@ -533,14 +544,18 @@ def _plain(name: str, item: Any) -> Any:
     return dict(item) if isinstance(item, Mapping) else item
 
 
-def _document_name(value: Any, name: str) -> str:
+@cache
+def _fields_of(kind: type[Any]) -> tuple[tuple[str, str, Any], ...]:
+    """Each field of a part of a policy: its name, its name in documents, its default."""
+    return tuple(
+        (field.name, _document_name(kind, field.name), _default(field)) for field in fields(kind)
+    )
+
+
+def _document_name(kind: type[Any], name: str) -> str:
     if name == "share":
         return "percentage"
-    return "from" if isinstance(value, CompatibilityRule) and name == "source" else name
-
-
-def _is_empty(item: Any) -> bool:
-    return is_dataclass(item) and not isinstance(item, type) and not document(item)
+    return "from" if kind is CompatibilityRule and name == "source" else name
 
 
 def _default(field: Field[Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import sha256
 
+from canary_engine import api_version
 from canary_engine.model import (
     Anonymous,
     HashKey,
@@ -16,6 +17,7 @@ from canary_engine.model import (
 )
 
 NOTHING = Reads()
+_FLAGS = ("client_ip", "path", "consumer", "client_ip_for_overrides")
 
 
 def hash_keys(policy: Policy) -> tuple[HashKey, ...]:
@@ -30,17 +32,37 @@ def hash_keys(policy: Policy) -> tuple[HashKey, ...]:
 
 
 def of(policy: Policy) -> Reads:
-    """The reads of ``policy``; nothing while no release takes traffic."""
-    if policy.release is None or not policy.release.is_in_force or policy.release.halted:
-        return NOTHING
-    sources: set[tuple[Source, str]] = set(_sources(policy))
+    """The reads of ``policy``; while no release takes traffic, what it takes to tell clients
+    that their API version is deprecated.
+    """
+    others: set[tuple[Source, str]] = set()
+    for_overrides: set[tuple[Source, str]] = set()
+    if api_version.deprecations(policy.compatibility):
+        others.update(api_version.places(policy.compatibility))
+    release = policy.release
+    if release is not None and release.is_in_force and not release.halted:
+        others.update(_sources(policy))
+        for_overrides.update(_of_overrides(policy))
+    sources = others | for_overrides
     kinds = {source for source, _ in sources}
-    return Reads(
+    found = Reads(
         headers=frozenset(key for source, key in sources if source is Source.HEADER and key),
         cookies=frozenset(key for source, key in sources if source is Source.COOKIE),
         client_ip=Source.IP in kinds,
         path=Source.PATH in kinds,
         consumer=Source.CONSUMER in kinds,
+        client_ip_for_overrides=bool(for_overrides) and (Source.IP, "") not in others,
+    )
+    return found if policy.shadow is None else _both(found, of(policy.shadow.policy))
+
+
+def _both(one: Reads, other: Reads) -> Reads:
+    return Reads(
+        headers=one.headers | other.headers,
+        cookies=one.cookies | other.cookies,
+        client_ip=one.client_ip or other.client_ip,
+        path=one.path or other.path,
+        consumer=one.consumer or other.consumer,
     )
 
 
@@ -49,7 +71,7 @@ def digest(reads: Reads) -> str:
     lines = [
         *(f"header:{name}" for name in sorted(reads.headers)),
         *(f"cookie:{name}" for name in sorted(reads.cookies)),
-        *(name for name in ("client_ip", "path", "consumer") if getattr(reads, name)),
+        *(name for name in _FLAGS if getattr(reads, name)),
     ]
     return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -58,7 +80,7 @@ def _sources(policy: Policy) -> Iterator[tuple[Source, str]]:
     assert policy.release is not None
     yield from map(_of_rule, policy.rules)
     if policy.compatibility.rules:
-        yield Source.HEADER, policy.compatibility.header
+        yield from api_version.places(policy.compatibility)
     if policy.whitelist.ips:
         yield Source.IP, ""
     if policy.whitelist.consumers:
@@ -77,6 +99,16 @@ def _sources(policy: Policy) -> Iterator[tuple[Source, str]]:
     if _has_shares(policy):
         for key in hash_keys(policy):
             yield key.source, key.key
+
+
+def _of_overrides(policy: Policy) -> Iterator[tuple[Source, str]]:
+    """Where a token may be, and what it may be bound to."""
+    if not policy.overrides.public_key:
+        return
+    yield Source.HEADER, policy.overrides.header
+    yield Source.COOKIE, policy.overrides.cookie
+    yield Source.HEADER, policy.identity.user_id_header
+    yield Source.IP, ""
 
 
 def _of_rule(rule: Rule) -> tuple[Source, str]:

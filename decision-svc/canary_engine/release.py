@@ -1,7 +1,12 @@
-"""The life of a release as a table: a missing entry is the refusal."""
+"""The life of a release as a table: a missing entry is the refusal.
+
+Halted is a state of its own although it is stored as a flag: what may be done to a halted release
+is not what may be done to one in progress.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -17,20 +22,65 @@ from canary_engine.model import (
 )
 
 
+class State(StrEnum):
+    """Where a release is in its life."""
+
+    IN_PROGRESS = "in-progress"
+    PAUSED = "paused"
+    HALTED = "halted"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled-back"
+    ABANDONED = "abandoned"
+
+
 class Move(StrEnum):
     """What can be done to a release."""
 
-    SET_PERCENTAGE = "set percentage"
-    COMPLETE = "complete"
-    ROLL_BACK = "roll back"
+    RAISE = "raise"
+    LOWER = "lower"
+    PAUSE = "pause"
+    RESUME = "resume"
+    HALT = "halt"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll-back"
+    ABANDON = "abandon"
 
 
-MOVES: dict[tuple[ReleaseStatus, Move], ReleaseStatus] = {
-    (ReleaseStatus.IN_PROGRESS, Move.SET_PERCENTAGE): ReleaseStatus.IN_PROGRESS,
-    (ReleaseStatus.IN_PROGRESS, Move.COMPLETE): ReleaseStatus.COMPLETED,
-    (ReleaseStatus.IN_PROGRESS, Move.ROLL_BACK): ReleaseStatus.ROLLED_BACK,
-    (ReleaseStatus.PAUSED, Move.ROLL_BACK): ReleaseStatus.ROLLED_BACK,
+_END: Mapping[Move, State] = {
+    Move.ROLL_BACK: State.ROLLED_BACK,
+    Move.ABANDON: State.ABANDONED,
 }
+MOVES: Mapping[State, Mapping[Move, State]] = {
+    State.IN_PROGRESS: {
+        Move.RAISE: State.IN_PROGRESS,
+        Move.LOWER: State.IN_PROGRESS,
+        Move.PAUSE: State.PAUSED,
+        Move.HALT: State.HALTED,
+        Move.PROMOTE: State.COMPLETED,
+        **_END,
+    },
+    State.PAUSED: {
+        Move.LOWER: State.PAUSED,
+        Move.RESUME: State.IN_PROGRESS,
+        Move.HALT: State.HALTED,
+        **_END,
+    },
+    State.HALTED: {
+        Move.LOWER: State.HALTED,
+        Move.RESUME: State.IN_PROGRESS,
+        **_END,
+    },
+    State.COMPLETED: {},
+    State.ROLLED_BACK: {},
+    State.ABANDONED: {},
+}
+
+
+def state_of(release: Release) -> State:
+    """The release's state."""
+    if release.halted and release.is_in_force:
+        return State.HALTED
+    return State(release.status)
 
 
 def start(
@@ -45,18 +95,16 @@ def start(
 ) -> Policy:
     """The policy with a release of ``version`` started; an empty ``salt`` is the release's id.
 
-    Raises RefusedMove while another release is in force, or if the version cannot be released.
+    Raises RefusedMove while another release is in force, or if the version cannot be released:
+    it is not registered, is what everybody has, or is deprecated. What else speaks against it
+    is for the guards to say (``canary_engine.guards``).
     """
     if policy.release is not None and policy.release.is_in_force:
         raise RefusedMove(
             f"release {policy.release.id} of {policy.release.version} is "
-            f"{policy.release.status}: complete it or roll it back first"
+            f"{state_of(policy.release)}: promote it, roll it back or abandon it first"
         )
-    found = policy.version_named(version)
-    if found is None:
-        raise RefusedMove(f"version {version!r} is not registered: register it first")
-    if found.status in (VersionStatus.STABLE, VersionStatus.DEPRECATED):
-        raise RefusedMove(f"version {version!r} is {found.status}: it cannot be released")
+    found = _releasable(policy, version)
     release = Release(
         id=id,
         version=version,
@@ -66,23 +114,41 @@ def start(
         salt=salt or id,
         started_at=now,
     )
-    versions = _replaced(policy, replace(found, status=VersionStatus.CANARY, rollback_date=None))
+    versions = _replaced(policy, replace(found, status=VersionStatus.CANARY))
     return replace(policy, versions=versions, release=release)
 
 
 def set_percentage(policy: Policy, share: int) -> Policy:
-    """The policy with its release at ``share``. Raises RefusedMove."""
-    release = _moved(policy, Move.SET_PERCENTAGE)
+    """The policy with its release at ``share``; the same share is no raise. Raises RefusedMove."""
+    old = policy.release.share if policy.release is not None else 0
+    release = _moved(policy, Move.RAISE if share > old else Move.LOWER)
     return replace(policy, release=replace(release, share=share))
 
 
-def complete(policy: Policy, now: datetime) -> Policy:
+def pause(policy: Policy) -> Policy:
+    """It keeps its traffic, and nobody raises it."""
+    return replace(policy, release=_moved(policy, Move.PAUSE))
+
+
+def resume(policy: Policy) -> Policy:
+    """It goes on, with the traffic it had."""
+    return replace(policy, release=_moved(policy, Move.RESUME))
+
+
+def halt(policy: Policy) -> Policy:
+    """Nobody gets the canary until it is resumed; the percentage stays as it was."""
+    return replace(policy, release=_moved(policy, Move.HALT))
+
+
+def promote(policy: Policy, now: datetime) -> Policy:
     """The canary version becomes stable, the old stable deprecated, the release ends."""
-    release = replace(_moved(policy, Move.COMPLETE), ended_at=now)
-    promoted = policy.version_named(release.version)
-    assert promoted is not None, "a policy is checked before it is kept"
+    release = _ended(_moved(policy, Move.PROMOTE), now)
+    promoted = _version_of(policy, release)
     old = policy.version_with(VersionStatus.STABLE)
-    changed = [replace(promoted, status=VersionStatus.STABLE, release_date=now)]
+    now_stable = replace(
+        promoted, status=VersionStatus.STABLE, release_date=now, rollback_date=None
+    )
+    changed = [now_stable]
     if old is not None:
         changed.append(replace(old, status=VersionStatus.DEPRECATED))
     return replace(policy, versions=_replaced(policy, *changed), release=release)
@@ -90,23 +156,69 @@ def complete(policy: Policy, now: datetime) -> Policy:
 
 def roll_back(policy: Policy, now: datetime) -> Policy:
     """The share goes to zero and the release ends, in one value."""
-    release = replace(_moved(policy, Move.ROLL_BACK), ended_at=now, share=0)
-    withdrawn = policy.version_named(release.version)
-    assert withdrawn is not None, "a policy is checked before it is kept"
+    release = replace(_ended(_moved(policy, Move.ROLL_BACK), now), share=0)
+    withdrawn = _version_of(policy, release)
     changed = replace(withdrawn, status=VersionStatus.REGISTERED, rollback_date=now)
     return replace(policy, versions=_replaced(policy, changed), release=release)
 
 
+def abandon(policy: Policy, now: datetime) -> Policy:
+    """As roll_back, but nothing new is held against the version."""
+    release = replace(_ended(_moved(policy, Move.ABANDON), now), share=0)
+    changed = replace(_version_of(policy, release), status=VersionStatus.REGISTERED)
+    return replace(policy, versions=_replaced(policy, changed), release=release)
+
+
+BY_MOVE: Mapping[Move, Callable[[Policy, datetime], Policy]] = {
+    Move.PAUSE: lambda policy, _: pause(policy),
+    Move.RESUME: lambda policy, _: resume(policy),
+    Move.HALT: lambda policy, _: halt(policy),
+    Move.PROMOTE: promote,
+    Move.ROLL_BACK: roll_back,
+    Move.ABANDON: abandon,
+}
+"""The moves that need nothing else to be said."""
+
+
 def _moved(policy: Policy, move: Move) -> Release:
+    """The release in the state that the move leads to. Raises RefusedMove."""
     release = policy.release
     if release is None:
-        raise RefusedMove(f"cannot {move}: no release was started; start one first")
-    status = MOVES.get((release.status, move))
-    if status is None:
-        allowed = sorted(str(m) for s, m in MOVES if s is release.status)
-        can = f"; it can: {', '.join(allowed)}" if allowed else "; start another release"
-        raise RefusedMove(f"cannot {move}: release {release.id} is {release.status}{can}")
-    return replace(release, status=status)
+        raise RefusedMove(f"cannot {_words(move)}: no release was started; start one first")
+    state = state_of(release)
+    reached = MOVES[state].get(move)
+    if reached is None:
+        allowed = ", ".join(map(_words, MOVES[state]))
+        can = f"; allowed are: {allowed}" if allowed else "; start another release"
+        raise RefusedMove(f"cannot {_words(move)}: release {release.id} is {state}{can}")
+    if reached is State.HALTED:
+        return replace(release, status=ReleaseStatus.IN_PROGRESS, halted=True)
+    return replace(release, status=ReleaseStatus(reached), halted=False)
+
+
+def _ended(release: Release, now: datetime) -> Release:
+    """The release with its end, which is never before its start, whatever the clock says."""
+    started_at = release.started_at
+    return replace(release, ended_at=now if started_at is None else max(now, started_at))
+
+
+def _words(move: Move) -> str:
+    return move.replace("-", " ")
+
+
+def _releasable(policy: Policy, version: str) -> Version:
+    found = policy.version_named(version)
+    if found is None:
+        raise RefusedMove(f"version {version!r} is not registered: register it first")
+    if found.status in (VersionStatus.STABLE, VersionStatus.DEPRECATED):
+        raise RefusedMove(f"version {version!r} is {found.status}: it cannot be released")
+    return found
+
+
+def _version_of(policy: Policy, release: Release) -> Version:
+    found = policy.version_named(release.version)
+    assert found is not None, "a policy is checked before it is kept"
+    return found
 
 
 def _replaced(policy: Policy, *changed: Version) -> tuple[Version, ...]:

@@ -46,7 +46,7 @@ class Verdicts:
             return _as_decision(
                 Decision,
                 (variant, version, backend, reason, matched, bucket,
-                 release, revision, issue, False),
+                 release, revision, issue, False, None),
             )  # fmt: skip
 
         return at

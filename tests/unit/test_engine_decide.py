@@ -11,6 +11,7 @@ from canary_engine.decide import CompiledPolicy, decide, explain
 from canary_engine.model import (
     NOBODY,
     UNKNOWN,
+    ApiVersion,
     Bucketing,
     Compatibility,
     CompatibilityRule,
@@ -37,6 +38,7 @@ from canary_engine.model import (
     VersionStatus,
     Whitelist,
 )
+from support.overrides import BELIEVED, COOKIE, HEADER, token
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BETA = Segment(name="beta", canary_eligible=True, listed=True)
@@ -216,7 +218,7 @@ def test_each_stage_at_work_says_what_it_found() -> None:
     )
     found = findings(policy, ANN)
     assert found[Reason.RULE] == "none of 1 rules matches"
-    assert found[Reason.COMPATIBILITY] == "the request has no x-api header"
+    assert found[Reason.COMPATIBILITY] == "the request names no API version (header x-api)"
     assert found[Reason.WHITELIST] == "neither IP, user nor consumer is listed"
     assert found[Reason.SEGMENT] == "the user is in no segment"
     assert found[Reason.FLAG] == "neither request nor route names a flag"
@@ -312,6 +314,8 @@ PREMIUM = Segment(name="premium", canary_eligible=True, criteria=Criteria(tiers=
 TIERED = Identity(attribute_headers={"tier": "x-tier"})
 ON_SID = Bucketing(hash_on=(HashKey(source=Source.COOKIE, key="sid"),))
 FLAG = Flag(name="f", enabled=True)
+REFUSING_1 = (CompatibilityRule(source="1", to="v2", compatible=False),)
+OLD = ApiVersion(version="1", deprecated=True)
 
 
 @pytest.mark.parametrize("strategy", Strategy)
@@ -331,6 +335,25 @@ FLAG = Flag(name="f", enabled=True)
                 )
             },
             Request(headers={"x-api": "1"}),
+        ),
+        (
+            {"compatibility": Compatibility(path_prefix="/api/", rules=REFUSING_1)},
+            Request(path="/api/1/a"),
+        ),
+        (
+            {"compatibility": Compatibility(media_type="a/b", rules=REFUSING_1)},
+            Request(headers={"accept": "a/b.1"}),
+        ),
+        (
+            {"compatibility": Compatibility(path_prefix="/api/", api_versions=(OLD,))},
+            Request(path="/api/1/a"),
+        ),
+        ({"overrides": BELIEVED}, Request(headers={HEADER: token()})),
+        ({"overrides": BELIEVED}, Request(cookies={COOKIE: token()})),
+        ({"overrides": BELIEVED}, replace(ANN, cookies={COOKIE: token(user="ann")})),
+        (
+            {"overrides": BELIEVED},
+            Request(headers={HEADER: token(cidr="10.0.0.0/8")}, client_ip="10.0.0.1"),
         ),
         ({"whitelist": Whitelist(ips=("10.0.0.0/8",))}, Request(client_ip="10.0.0.1")),
         ({"whitelist": Whitelist(users=("ann",))}, ANN),
@@ -406,6 +429,7 @@ def test_the_digest_names_exactly_the_reads() -> None:
         Reads(client_ip=True),
         Reads(path=True),
         Reads(consumer=True),
+        Reads(client_ip=True, client_ip_for_overrides=True),
     ]
     assert len({reads.digest(found) for found in different}) == len(different)
     one, other = (Reads(headers=frozenset(names)) for names in (("a", "b"), ("b", "a")))

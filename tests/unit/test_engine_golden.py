@@ -29,6 +29,7 @@ from canary_engine.model import (
     Strategy,
     Variant,
 )
+from support.golden import decision_document
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 MASK = 0xFFFF_FFFF
@@ -72,18 +73,6 @@ def person_of(document: Mapping[str, Any] | None) -> Person:
         profile=Profile(**profile),
         is_known=document.get("is_known", True),
     )
-
-
-def decision_document(decision: Decision) -> dict[str, Any]:
-    """The decision as golden cases write it; ``matched`` and ``release_id`` stand even empty."""
-    found: dict[str, Any] = {"variant": str(decision.variant), "version": decision.version}
-    if decision.backend is not None:
-        found["backend"] = parse.document(decision.backend)
-    found |= {"reason": str(decision.reason), "matched": decision.matched}
-    if decision.bucket is not None:
-        found["bucket"] = decision.bucket
-    found |= {"release_id": decision.release_id, "policy_revision": decision.policy_revision}
-    return found | {name: True for name in ("issue_cookie", "degraded") if getattr(decision, name)}
 
 
 def difference(
@@ -149,6 +138,7 @@ def test_a_failing_case_tells_what_was_expected_what_came_and_what_each_stage_sa
         '  policy \'people\', request {"headers": {"x-user-id": "ann"}}',
         "  the stages say:",
         "     no-release: release r1 is in-progress",
+        "     override: the policy has none",
         "     rule: the policy has none",
         "     compatibility: the policy has none",
         "  -> whitelist: user is listed",
@@ -189,7 +179,7 @@ def test_the_golden_cases_reach_every_reason_strategy_source_and_way_of_matching
                 if decision["matched"] == rule.name:
                     ways = ("exact", "one_of", "pattern", "cidrs")
                     reached |= {(rule.source, way) for way in ways if getattr(rule, way)}
-    both = {Reason.RULE, Reason.SEGMENT}
+    both = {Reason.OVERRIDE, Reason.RULE, Reason.SEGMENT}
     canary = {Reason.WHITELIST, Reason.FLAG, Reason.PERCENTAGE}
     assert decided == {
         (reason, variant)

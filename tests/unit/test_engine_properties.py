@@ -27,6 +27,7 @@ from canary_engine.model import (
     UNKNOWN,
     Anonymous,
     Answer,
+    ApiVersion,
     Backend,
     Bucketing,
     Compatibility,
@@ -36,6 +37,7 @@ from canary_engine.model import (
     Flag,
     HashKey,
     Identity,
+    Overrides,
     Person,
     PersonNeeded,
     Policy,
@@ -60,6 +62,7 @@ from canary_engine.rules import RuleIndex
 from canary_engine.segments import TIER, membership, membership_by_tier
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.overrides import BELIEVED, COOKIE, HEADER, token
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -69,12 +72,18 @@ many = settings(some, max_examples=70)
 
 # A small vocabulary, so that requests and policies meet.
 HEADERS = ["x-user-id", "x-uid", "x-tier", "x-tags", "x-since", "x-flags", "x-api", "x-a"]
-COOKIES = ["canary_id", "sid", "a"]
+HEADERS += ["accept", "x-canary-override"]
+COOKIES = ["canary_id", "sid", "a", "canary_override"]
 VALUES = ["1", "2", "v1", "beta", "beta, vip", "内测", "free", "2026-02-27T00:00:00Z", "f", "f,g"]
 PATTERNS = ["1", "^beta", "测$", "^$", "^/a", ".", "[0-9]+", "(a|b)*"]
 ADDRESSES = ["10.0.0.1", "10.1.2.3", "::ffff:10.0.0.1", "2001:db8::1", "192.168.1.7", "nonsense"]
 NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "10.0.0.1", "::/0", "2001:db8::/32", "::ffff:10.1.0.0/112"]
 SEGMENTS, FLAGS, PATHS, CONSUMERS = ["s", "t", "u"], ["f", "g", "内"], ["/a", "/b"], ["acme", "c"]
+API_PATHS = ["/a/v1", "/a/v2/b"]
+TOKENS = [
+    token(), token(user="v1"), token(cidr="10.0.0.0/8", variant="stable"), token(jti="o-gone"),
+]  # fmt: skip
+ACCEPTS = ["text/vnd.a.v1+json", "text/vnd.a;version=v1, */*"]
 
 value = st.sampled_from(VALUES)
 shares = st.sampled_from([0, 1, 5_000, 30_000, 50_000, 99_999, BUCKETS]) | st.integers(0, BUCKETS)
@@ -182,6 +191,18 @@ hash_keys = (
     | st.builds(HashKey, source=st.sampled_from([Source.IP, Source.CONSUMER]))
 )
 headers = st.sampled_from(HEADERS)
+API_VERSIONS = [
+    ApiVersion(
+        version="v1",
+        deprecated=True,
+        deprecated_at=datetime(2026, 1, 1, tzinfo=UTC),
+        sunset_date=datetime(2026, 6, 1, tzinfo=UTC),
+        breaking_changes=("内",),
+        migration_guide="/docs",
+    ),
+    ApiVersion(version="v1", deprecated=True),
+    ApiVersion(version="v1", sunset_date=datetime(2026, 6, 1, tzinfo=UTC)),
+]
 ATTRIBUTES = ["tier", "region", "tags", "registered_at", "plan"]
 
 
@@ -222,7 +243,11 @@ def policies(draw: st.DrawFn, *, serving: bool = False) -> Policy:
         compatibility=Compatibility(
             header=draw(st.sampled_from(["", "x-api"])),
             rules=tuple(draw(st.lists(st.sampled_from(compatibilities), max_size=1))),
+            path_prefix=draw(st.sampled_from(["", "/a/"])),
+            media_type=draw(st.sampled_from(["", "text/vnd.a"])),
+            api_versions=tuple(draw(st.lists(st.sampled_from(API_VERSIONS), max_size=1))),
         ),
+        overrides=draw(st.sampled_from([Overrides(), BELIEVED])),
         whitelist=Whitelist(
             ips=draw(texts(st.sampled_from(NETWORKS))),
             users=draw(texts(value)),
@@ -247,7 +272,7 @@ def policies(draw: st.DrawFn, *, serving: bool = False) -> Policy:
 
 
 EMPTY = Policy(service_key="shop")
-STAGES = ["rules", "compatibility", "whitelist", "segments", "flags", "bucketing"]
+STAGES = ["overrides", "rules", "compatibility", "whitelist", "segments", "flags", "bucketing"]
 
 
 @st.composite
@@ -262,10 +287,10 @@ def sparse_policies(draw: st.DrawFn) -> Policy:
 
 requests = st.builds(
     Request,
-    headers=st.dictionaries(headers, value),
-    cookies=st.dictionaries(st.sampled_from(COOKIES), value),
+    headers=st.dictionaries(headers, value | st.sampled_from(TOKENS + ACCEPTS)),
+    cookies=st.dictionaries(st.sampled_from(COOKIES), value | st.sampled_from(TOKENS)),
     client_ip=st.sampled_from(["", *ADDRESSES]),
-    path=st.sampled_from(["", *PATHS]),
+    path=st.sampled_from(["", *PATHS, *API_PATHS]),
     consumer=st.sampled_from(["", *CONSUMERS]),
     flags=texts(st.sampled_from(FLAGS)),
     fallback_key=st.sampled_from(["", "drawn", "draw 2"]),
@@ -483,11 +508,13 @@ def test_a_client_without_its_cookie_is_not_drawn_again_and_again(
 
 def _only(reads: Reads, request: Request) -> Request:
     """The request as a gateway sends it."""
+    has_override = HEADER in request.headers or COOKIE in request.cookies
+    reads_ip = has_override if reads.client_ip_for_overrides else reads.client_ip
     return replace(
         request,
         headers={k: v for k, v in request.headers.items() if k in reads.headers},
         cookies={k: v for k, v in request.cookies.items() if k in reads.cookies},
-        client_ip=request.client_ip if reads.client_ip else "",
+        client_ip=request.client_ip if reads_ip else "",
         path=request.path if reads.path else "",
         consumer=request.consumer if reads.consumer else "",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -17,7 +17,7 @@ from canary_engine.model import (
     Version,
     VersionStatus,
 )
-from canary_engine.release import MOVES, Move
+from canary_engine.release import MOVES, Move, State
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BEFORE = datetime(2026, 2, 1, tzinfo=UTC)
@@ -38,17 +38,36 @@ RUNNING = Policy(
         started_at=BEFORE,
     ),
 )
-ENDED = release.roll_back(RUNNING, NOW)
 DO = {
-    Move.SET_PERCENTAGE: lambda policy: release.set_percentage(policy, 10_000),
-    Move.COMPLETE: lambda policy: release.complete(policy, NOW),
+    Move.RAISE: lambda policy: release.set_percentage(policy, 10_000),
+    Move.LOWER: lambda policy: release.set_percentage(policy, 0),
+    Move.PAUSE: release.pause,
+    Move.RESUME: release.resume,
+    Move.HALT: release.halt,
+    Move.PROMOTE: lambda policy: release.promote(policy, NOW),
     Move.ROLL_BACK: lambda policy: release.roll_back(policy, NOW),
+    Move.ABANDON: lambda policy: release.abandon(policy, NOW),
 }
-
-
-def in_state(status: ReleaseStatus) -> Policy:
-    assert RUNNING.release is not None
-    return replace(RUNNING, release=replace(RUNNING.release, status=status))
+ENDED = release.roll_back(RUNNING, NOW)
+PROMOTED = release.promote(RUNNING, NOW)
+IN_STATE = {
+    State.IN_PROGRESS: RUNNING,
+    State.PAUSED: release.pause(RUNNING),
+    State.HALTED: release.halt(RUNNING),
+    State.COMPLETED: PROMOTED,
+    State.ROLLED_BACK: ENDED,
+    State.ABANDONED: release.abandon(RUNNING, NOW),
+}
+IN_FORCE = [State.IN_PROGRESS, State.PAUSED, State.HALTED]
+# Rows: states; columns: raise, lower, pause, resume, halt, promote, roll back, abandon.
+SPECIFIED = """
+in-progress in-progress in-progress paused -           halted completed rolled-back abandoned
+paused      -           paused      -      in-progress halted -         rolled-back abandoned
+halted      -           halted      -      in-progress -      -         rolled-back abandoned
+completed   -           -           -      -           -      -         -           -
+rolled-back -           -           -      -           -      -         -           -
+abandoned   -           -           -      -           -      -         -           -
+"""
 
 
 def start(policy: Policy, version: str, salt: str = "") -> Policy:
@@ -67,39 +86,59 @@ def statuses(policy: Policy) -> dict[str, VersionStatus]:
     return {version.version: version.status for version in policy.versions}
 
 
-@pytest.mark.parametrize(("status", "move"), list(product(ReleaseStatus, Move)))
+def the_release(policy: Policy) -> Release:
+    assert policy.release is not None
+    return policy.release
+
+
+def test_the_table_is_the_specified_one() -> None:
+    rows = [line.split() for line in SPECIFIED.strip().splitlines()]
+    specified = {
+        State(state): {
+            move: State(reached) for move, reached in zip(Move, row, strict=True) if reached != "-"
+        }
+        for state, *row in rows
+    }
+    assert specified == MOVES
+
+
+@pytest.mark.parametrize(("state", "move"), list(product(State, Move)))
 def test_a_release_takes_the_moves_of_the_table_and_refuses_all_others(
-    status: ReleaseStatus, move: Move
+    state: State, move: Move
 ) -> None:
-    before = in_state(status)
-    if (status, move) in MOVES:
-        after = DO[move](before).release
-        assert after is not None
-        assert after.status is MOVES[status, move]
+    before = IN_STATE[state]
+    if move in MOVES[state]:
+        assert release.state_of(the_release(DO[move](before))) is MOVES[state][move]
         return
     with pytest.raises(RefusedMove) as caught:
         DO[move](before)
-    can = sorted(m for s, m in MOVES if s is status)
-    assert str(caught.value) == f"cannot {move}: release r1 is {status}" + (
-        f"; it can: {', '.join(can)}" if can else "; start another release"
+    can = ", ".join(other.replace("-", " ") for other in MOVES[state])
+    assert str(caught.value) == f"cannot {move.replace('-', ' ')}: release r1 is {state}" + (
+        f"; allowed are: {can}" if can else "; start another release"
     )
 
 
-def test_the_table_is_the_one_of_the_specification() -> None:
-    running, paused = ReleaseStatus.IN_PROGRESS, ReleaseStatus.PAUSED
-    assert {
-        (running, Move.SET_PERCENTAGE): running,
-        (running, Move.COMPLETE): ReleaseStatus.COMPLETED,
-        (running, Move.ROLL_BACK): ReleaseStatus.ROLLED_BACK,
-        (paused, Move.ROLL_BACK): ReleaseStatus.ROLLED_BACK,
-    }.items() <= MOVES.items()
-    ended = {ReleaseStatus.COMPLETED, ReleaseStatus.ROLLED_BACK}
-    assert not [status for status, _ in MOVES if status in ended]
+@pytest.mark.parametrize(("state", "move"), list(product(State, Move)))
+def test_whatever_a_move_gives_is_a_valid_policy_in_which_weight_and_state_agree(
+    state: State, move: Move
+) -> None:
+    if move not in MOVES[state]:
+        return
+    after = DO[move](IN_STATE[state])
+    assert parse.policy(parse.document(after)) == after
+    found = the_release(after)
+    assert found.is_in_force == (found.ended_at is None)
+    assert (after.version_with(VersionStatus.CANARY) is not None) == found.is_in_force
+    if found.status in (ReleaseStatus.ROLLED_BACK, ReleaseStatus.ABANDONED):
+        assert found.share == 0
+    if not found.is_in_force:
+        assert not found.halted
 
 
 @pytest.mark.parametrize("move", Move)
 def test_without_a_release_every_move_is_refused(move: Move) -> None:
-    with pytest.raises(RefusedMove, match=f"cannot {move}: no release was started"):
+    words = move.replace("-", " ")
+    with pytest.raises(RefusedMove, match=f"cannot {words}: no release was started"):
         DO[move](Policy(service_key="shop"))
 
 
@@ -109,37 +148,55 @@ def test_a_refusal_is_one_of_the_engines_errors() -> None:
 
 def test_setting_the_percentage_changes_nothing_else() -> None:
     after = release.set_percentage(RUNNING, 10_000)
-    assert RUNNING.release is not None
-    assert after == replace(RUNNING, release=replace(RUNNING.release, share=10_000))
+    assert after == replace(RUNNING, release=replace(the_release(RUNNING), share=10_000))
 
 
-def test_completing_makes_the_version_stable_and_the_old_stable_deprecated() -> None:
-    after = release.complete(RUNNING, NOW)
-    assert RUNNING.release is not None
-    assert statuses(after) == {
+@pytest.mark.parametrize("state", IN_FORCE)
+def test_the_percentage_may_be_set_to_what_it_is_in_every_state(state: State) -> None:
+    assert release.set_percentage(IN_STATE[state], 5_000) == IN_STATE[state]
+
+
+def test_halting_keeps_the_percentage_and_resuming_gives_it_back() -> None:
+    halted = release.halt(RUNNING)
+    assert halted == replace(RUNNING, release=replace(the_release(RUNNING), halted=True))
+    assert release.resume(halted) == RUNNING
+    assert release.resume(release.halt(release.pause(RUNNING))) == RUNNING
+
+
+def test_a_release_that_was_stored_paused_and_halted_is_halted() -> None:
+    stored = replace(
+        RUNNING,
+        release=replace(the_release(RUNNING), status=ReleaseStatus.PAUSED, halted=True),
+    )
+    assert release.state_of(the_release(stored)) is State.HALTED
+    assert release.resume(stored) == RUNNING
+
+
+def test_promoting_makes_the_version_stable_and_the_old_stable_deprecated() -> None:
+    assert statuses(PROMOTED) == {
         "v1": VersionStatus.DEPRECATED,
         "v2": VersionStatus.STABLE,
         "v3": VersionStatus.REGISTERED,
     }
-    assert after.versions[0].release_date == BEFORE
-    assert after.versions[1].release_date == NOW
-    assert after.release == replace(RUNNING.release, status=ReleaseStatus.COMPLETED, ended_at=NOW)
+    assert PROMOTED.versions[0].release_date == BEFORE
+    assert PROMOTED.versions[1].release_date == NOW
+    assert PROMOTED.release == replace(
+        the_release(RUNNING), status=ReleaseStatus.COMPLETED, ended_at=NOW
+    )
 
 
-def test_a_first_version_can_be_completed_where_none_is_stable() -> None:
-    after = release.complete(replace(RUNNING, versions=RUNNING.versions[1:]), NOW)
+def test_a_first_version_can_be_promoted_where_none_is_stable() -> None:
+    after = release.promote(replace(RUNNING, versions=RUNNING.versions[1:]), NOW)
     assert statuses(after) == {"v2": VersionStatus.STABLE, "v3": VersionStatus.REGISTERED}
 
 
-@pytest.mark.parametrize("status", [ReleaseStatus.IN_PROGRESS, ReleaseStatus.PAUSED])
+@pytest.mark.parametrize("state", IN_FORCE)
 def test_rolling_back_takes_the_share_to_zero_and_withdraws_the_version_in_one_value(
-    status: ReleaseStatus,
+    state: State,
 ) -> None:
-    before = in_state(status)
-    after = release.roll_back(before, NOW)
-    assert before.release is not None
+    after = release.roll_back(IN_STATE[state], NOW)
     assert after.release == replace(
-        before.release, status=ReleaseStatus.ROLLED_BACK, share=0, ended_at=NOW
+        the_release(RUNNING), status=ReleaseStatus.ROLLED_BACK, share=0, ended_at=NOW
     )
     assert statuses(after) == {
         "v1": VersionStatus.STABLE,
@@ -147,6 +204,26 @@ def test_rolling_back_takes_the_share_to_zero_and_withdraws_the_version_in_one_v
         "v3": VersionStatus.REGISTERED,
     }
     assert after.versions[1].rollback_date == NOW
+
+
+def test_abandoning_is_rolling_back_without_a_verdict_on_the_version() -> None:
+    after = IN_STATE[State.ABANDONED]
+    assert after.release == replace(the_release(ENDED), status=ReleaseStatus.ABANDONED)
+    assert after.versions[1] == Version(version="v2")
+
+
+def test_a_release_that_was_rolled_back_before_stays_so_until_it_is_promoted() -> None:
+    again = start(ENDED, "v2")
+    assert again.versions[1].rollback_date == NOW
+    assert release.abandon(again, NOW).versions[1] == ENDED.versions[1]
+    assert release.promote(again, NOW).versions[1].rollback_date is None
+
+
+@pytest.mark.parametrize("move", [Move.PROMOTE, Move.ROLL_BACK, Move.ABANDON])
+def test_a_release_never_ends_before_it_started_although_the_clock_went_back(move: Move) -> None:
+    late = NOW + timedelta(days=1)
+    before = replace(RUNNING, release=replace(the_release(RUNNING), started_at=late))
+    assert the_release(DO[move](before)).ended_at == late
 
 
 def test_starting_makes_the_version_canary_and_the_release_run_from_now() -> None:
@@ -164,21 +241,16 @@ def test_starting_makes_the_version_canary_and_the_release_run_from_now() -> Non
 
 
 def test_a_release_without_a_salt_is_salted_with_its_id() -> None:
-    started = start(ENDED, "v3").release
-    assert started is not None
-    assert started.salt == "r2"
+    assert the_release(start(ENDED, "v3")).salt == "r2"
 
 
-def test_a_version_that_was_rolled_back_may_be_released_again() -> None:
-    after = start(ENDED, "v2")
-    assert after.versions[1] == Version(version="v2", status=VersionStatus.CANARY)
-
-
-@pytest.mark.parametrize("status", [ReleaseStatus.IN_PROGRESS, ReleaseStatus.PAUSED])
-def test_no_release_starts_while_another_is_in_force(status: ReleaseStatus) -> None:
+@pytest.mark.parametrize("state", IN_FORCE)
+def test_no_release_starts_while_another_is_in_force(state: State) -> None:
     with pytest.raises(RefusedMove) as caught:
-        start(in_state(status), "v3")
-    assert str(caught.value) == (f"release r1 of v2 is {status}: complete it or roll it back first")
+        start(IN_STATE[state], "v3")
+    assert str(caught.value) == (
+        f"release r1 of v2 is {state}: promote it, roll it back or abandon it first"
+    )
 
 
 def test_no_release_starts_of_a_version_that_is_not_registered() -> None:
@@ -189,20 +261,10 @@ def test_no_release_starts_of_a_version_that_is_not_registered() -> None:
 @pytest.mark.parametrize(("version", "status"), [("v1", "deprecated"), ("v2", "stable")])
 def test_no_release_starts_of_a_stable_or_deprecated_version(version: str, status: str) -> None:
     with pytest.raises(RefusedMove) as caught:
-        start(release.complete(RUNNING, NOW), version)
+        start(PROMOTED, version)
     assert str(caught.value) == f"version {version!r} is {status}: it cannot be released"
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        RUNNING,
-        ENDED,
-        release.complete(RUNNING, NOW),
-        release.set_percentage(RUNNING, 0),
-        start(ENDED, "v2"),
-        start(release.complete(RUNNING, NOW), "v3"),
-    ],
-)
-def test_what_a_move_gives_is_a_valid_policy(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", [start(ENDED, "v2"), start(PROMOTED, "v3")])
+def test_what_a_start_gives_is_a_valid_policy(policy: Policy) -> None:
     assert parse.policy(parse.document(policy)) == policy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from canary_engine import api_version
 from canary_engine.keys import HashKeys
 from canary_engine.model import Policy, Reason, Strategy, Whitelist
 from canary_engine.stages.compatibility import compatibility_stage
 from canary_engine.stages.default import default_stage
 from canary_engine.stages.flag import flag_stage
 from canary_engine.stages.no_release import no_release_stage
+from canary_engine.stages.override import override_stage
 from canary_engine.stages.percentage import percentage_stage
 from canary_engine.stages.rule import rule_stage
 from canary_engine.stages.segment import segment_stage
@@ -33,9 +35,11 @@ def stages_of(policy: Policy) -> tuple[Stage, ...]:
     measure = keys.measure_under(release.salt)
     chosen = CHOSEN_BY[release.strategy]
     stages: list[Stage] = []
+    if policy.overrides.public_key:
+        stages.append(override_stage(verdicts, policy))
     if policy.rules:
         stages.append(rule_stage(verdicts, policy.rules))
-    if policy.compatibility.header and policy.compatibility.rules:
+    if policy.compatibility.rules and api_version.places(policy.compatibility):
         stages.append(compatibility_stage(verdicts, policy.compatibility, release.version))
     if policy.whitelist != Whitelist():
         stages.append(whitelist_stage(verdicts, policy.whitelist, policy.identity.user_id_header))

@@ -1,9 +1,10 @@
-"""Stage 3: the canary cannot serve the API version that the client speaks."""
+"""Stage 4: the canary cannot serve the API version that the client speaks."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+from canary_engine.api_version import place_words, version_reader
 from canary_engine.model import Answer, Compatibility, Person, Reason, Request, Variant
 from canary_engine.stages.stage import Stage
 from canary_engine.verdicts import Verdicts
@@ -11,7 +12,7 @@ from canary_engine.verdicts import Verdicts
 
 def compatibility_stage(verdicts: Verdicts, compatibility: Compatibility, canary: str) -> Stage:
     """Keeps clients on stable whose API version ``canary`` cannot serve."""
-    header = compatibility.header
+    version_of, places = version_reader(compatibility), place_words(compatibility)
     refused = {
         rule.source: verdicts.plain(
             Variant.STABLE, Reason.COMPATIBILITY, f"{rule.source} to {rule.to}"
@@ -21,12 +22,12 @@ def compatibility_stage(verdicts: Verdicts, compatibility: Compatibility, canary
     }
 
     def decide(request: Request, person: Person | None, now: datetime) -> Answer | None:
-        return refused.get(request.headers.get(header, ""))
+        return refused.get(version_of(request))
 
     def find(request: Request, person: Person, now: datetime) -> str:
-        version = request.headers.get(header, "")
+        version = version_of(request)
         if not version:
-            return f"the request has no {header} header"
+            return f"the request names no API version ({places})"
         can = "cannot" if version in refused else "can"
         return f"{canary} {can} serve API version {version!r}"
 

@@ -1,4 +1,4 @@
-"""Stage 8: everybody else."""
+"""Stage 9: everybody else."""
 
 from __future__ import annotations
 

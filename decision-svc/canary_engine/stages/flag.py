@@ -1,4 +1,4 @@
-"""Stage 6: feature flags that the request or its route names."""
+"""Stage 7: feature flags that the request or its route names."""
 
 from __future__ import annotations
 

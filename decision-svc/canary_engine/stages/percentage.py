@@ -1,4 +1,4 @@
-"""Stage 7: the sticky bucket of the hash key against the release's share."""
+"""Stage 8: the sticky bucket of the hash key against the release's share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 2: the first of the ordered rules that matches."""
+"""Stage 3: the first of the ordered rules that matches."""
 
 from __future__ import annotations
 

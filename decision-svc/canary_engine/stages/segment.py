@@ -1,4 +1,4 @@
-"""Stage 5: segments of users, the protected ones first.
+"""Stage 6: segments of users, the protected ones first.
 
 A user's tier is looked up before anything else is tested: most segments are for some tiers
 only, and so each user meets just the segments that their tier leaves.

@@ -1,4 +1,4 @@
-"""Stage 4: who is listed always gets the canary."""
+"""Stage 5: who is listed always gets the canary."""
 
 from __future__ import annotations
 

@@ -881,12 +881,16 @@ class ApplyRequest(_message.Message):
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
         """What the policy is to be: the fields that the file has. Status and dates of versions, and the
-        release's state, are not taken from it.
+        release's state, are not taken from it, but for the status stable of a version that is new
+        while none is stable. Its revision, if any, is the one that the file was made from: ABORTED
+        if there is another and anything would change.
         """
 
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The fields of the policy that the file has."""
+        """The fields of the policy that the file has, those of the release too, as in
+        "release.percentage"; without any, those that are set.
+        """
 
     def __init__(
         self,
@@ -2348,19 +2352,23 @@ class ListAuditRequest(_message.Message):
 
     SERVICE_KEY_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    WITH_DOCUMENTS_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """The service key; empty: what belongs to none, such as profiles."""
     after_sequence: _builtins.int
     """Only entries after this one; 0: from the first."""
+    with_documents: _builtins.bool
+    """Whether to tell the hashes of the documents that are stored now."""
     def __init__(
         self,
         *,
         service_key: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        with_documents: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "service_key", b"service_key", "with_documents", b"with_documents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2401,22 +2409,28 @@ class AuditEntry(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    STORED_DOCUMENT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number in its chain, from 1 on."""
     entry: _builtins.str
     """The entry as it was hashed: JSON with sorted keys."""
     hash: _builtins.str
     """SHA-256 of the entry, hexadecimal. The entry itself holds the hash of the one before."""
+    stored_document: _builtins.str
+    """SHA-256 of the document that is stored as the entry's revision; empty unless it is asked
+    for, and if the entry makes no revision or its document is no longer kept.
+    """
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         entry: _builtins.str = ...,
         hash: _builtins.str = ...,
+        stored_document: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "hash", b"hash", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "hash", b"hash", "sequence", b"sequence", "stored_document", b"stored_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2435,7 +2449,7 @@ class SetShadowRequest(_message.Message):
     """For how long, in seconds; 0: a day. At most 30 days."""
     @_builtins.property
     def change(self) -> Global___Change:
-        """Who and why."""
+        """Who, why, and the revision expected."""
 
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
@@ -2463,6 +2477,9 @@ class SetShadowResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """Until when it is decided."""
@@ -2471,10 +2488,11 @@ class SetShadowResponse(_message.Message):
         self,
         *,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2489,7 +2507,7 @@ class RemoveShadowRequest(_message.Message):
     CHANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def change(self) -> Global___Change:
-        """Who and why."""
+        """Who, why, and the revision expected."""
 
     def __init__(
         self,
@@ -2510,12 +2528,17 @@ class RemoveShadowResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
     def __init__(
         self,
+        *,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -411,7 +411,9 @@ class WatchPoliciesResponse(_message.Message):
     """If true, this message tells no policy but that any profile may have changed."""
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
-        """The policy; absent when there is none."""
+        """The policy; absent when there is none. It has the versions that are stable or canary, and
+        neither guards nor approvals: what is left out decides nothing.
+        """
 
     @_builtins.property
     def outdated_users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

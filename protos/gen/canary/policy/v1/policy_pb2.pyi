@@ -287,6 +287,170 @@ APPROVED_MOVE_PROMOTE: ApprovedMove.ValueType  # 3
 """Promoting the version."""
 Global___ApprovedMove: _TypeAlias = ApprovedMove  # noqa: Y015
 
+class _Metric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METRIC_UNSPECIFIED: _Metric.ValueType  # 0
+    """Not said; refused."""
+    METRIC_ERROR_RATE: _Metric.ValueType  # 1
+    """Requests answered with 500 or above, in percent."""
+    METRIC_ERROR_COUNT: _Metric.ValueType  # 2
+    """Requests answered with 500 or above."""
+    METRIC_CRITICAL_ERRORS: _Metric.ValueType  # 3
+    """Errors that were reported as critical."""
+    METRIC_AVG_RESPONSE_TIME: _Metric.ValueType  # 4
+    """Average response time, in milliseconds."""
+    METRIC_P50_RESPONSE_TIME: _Metric.ValueType  # 5
+    """Half of the requests take no longer, in milliseconds."""
+    METRIC_P95_RESPONSE_TIME: _Metric.ValueType  # 6
+    """95 of 100 requests take no longer, in milliseconds."""
+    METRIC_P99_RESPONSE_TIME: _Metric.ValueType  # 7
+    """99 of 100 requests take no longer, in milliseconds."""
+    METRIC_THROUGHPUT: _Metric.ValueType  # 8
+    """Requests a second."""
+    METRIC_CPU: _Metric.ValueType  # 9
+    """CPU in use, in percent."""
+    METRIC_MEMORY: _Metric.ValueType  # 10
+    """Memory in use, in percent."""
+    METRIC_CONVERSION_RATE: _Metric.ValueType  # 11
+    """Visitors who do what the business wants, in percent."""
+    METRIC_REVENUE: _Metric.ValueType  # 12
+    """Money made."""
+    METRIC_ACTIVE_USERS: _Metric.ValueType  # 13
+    """Users who did anything."""
+    METRIC_SATISFACTION: _Metric.ValueType  # 14
+    """How satisfied users are, 0 to 5."""
+    METRIC_COMPLAINTS: _Metric.ValueType  # 15
+    """Complaints that were made."""
+    METRIC_SESSION_DURATION: _Metric.ValueType  # 16
+    """How long users stay, in seconds."""
+    METRIC_BOUNCE_RATE: _Metric.ValueType  # 17
+    """Visitors who leave at once, in percent."""
+    METRIC_CUSTOM: _Metric.ValueType  # 18
+    """Any other, by its name."""
+
+class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+    """A number about the canary that a plan looks at. Rates and usage are percentages."""
+
+METRIC_UNSPECIFIED: Metric.ValueType  # 0
+"""Not said; refused."""
+METRIC_ERROR_RATE: Metric.ValueType  # 1
+"""Requests answered with 500 or above, in percent."""
+METRIC_ERROR_COUNT: Metric.ValueType  # 2
+"""Requests answered with 500 or above."""
+METRIC_CRITICAL_ERRORS: Metric.ValueType  # 3
+"""Errors that were reported as critical."""
+METRIC_AVG_RESPONSE_TIME: Metric.ValueType  # 4
+"""Average response time, in milliseconds."""
+METRIC_P50_RESPONSE_TIME: Metric.ValueType  # 5
+"""Half of the requests take no longer, in milliseconds."""
+METRIC_P95_RESPONSE_TIME: Metric.ValueType  # 6
+"""95 of 100 requests take no longer, in milliseconds."""
+METRIC_P99_RESPONSE_TIME: Metric.ValueType  # 7
+"""99 of 100 requests take no longer, in milliseconds."""
+METRIC_THROUGHPUT: Metric.ValueType  # 8
+"""Requests a second."""
+METRIC_CPU: Metric.ValueType  # 9
+"""CPU in use, in percent."""
+METRIC_MEMORY: Metric.ValueType  # 10
+"""Memory in use, in percent."""
+METRIC_CONVERSION_RATE: Metric.ValueType  # 11
+"""Visitors who do what the business wants, in percent."""
+METRIC_REVENUE: Metric.ValueType  # 12
+"""Money made."""
+METRIC_ACTIVE_USERS: Metric.ValueType  # 13
+"""Users who did anything."""
+METRIC_SATISFACTION: Metric.ValueType  # 14
+"""How satisfied users are, 0 to 5."""
+METRIC_COMPLAINTS: Metric.ValueType  # 15
+"""Complaints that were made."""
+METRIC_SESSION_DURATION: Metric.ValueType  # 16
+"""How long users stay, in seconds."""
+METRIC_BOUNCE_RATE: Metric.ValueType  # 17
+"""Visitors who leave at once, in percent."""
+METRIC_CUSTOM: Metric.ValueType  # 18
+"""Any other, by its name."""
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+class _GateKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GateKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GATE_KIND_UNSPECIFIED: _GateKind.ValueType  # 0
+    """Not said; refused."""
+    GATE_KIND_APPROVAL: _GateKind.ValueType  # 1
+    """A person consents."""
+    GATE_KIND_CHECKLIST: _GateKind.ValueType  # 2
+    """The plan's checklist is ticked off."""
+    GATE_KIND_WEBHOOK: _GateKind.ValueType  # 3
+    """A webhook says yes."""
+    GATE_KIND_WINDOW: _GateKind.ValueType  # 4
+    """One of the plan's windows is open."""
+
+class GateKind(_GateKind, metaclass=_GateKindEnumTypeWrapper):
+    """What has to hold before a step begins."""
+
+GATE_KIND_UNSPECIFIED: GateKind.ValueType  # 0
+"""Not said; refused."""
+GATE_KIND_APPROVAL: GateKind.ValueType  # 1
+"""A person consents."""
+GATE_KIND_CHECKLIST: GateKind.ValueType  # 2
+"""The plan's checklist is ticked off."""
+GATE_KIND_WEBHOOK: GateKind.ValueType  # 3
+"""A webhook says yes."""
+GATE_KIND_WINDOW: GateKind.ValueType  # 4
+"""One of the plan's windows is open."""
+Global___GateKind: _TypeAlias = GateKind  # noqa: Y015
+
+class _Weekday:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeekdayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weekday.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEEKDAY_UNSPECIFIED: _Weekday.ValueType  # 0
+    """Not said; refused."""
+    WEEKDAY_MONDAY: _Weekday.ValueType  # 1
+    """Monday."""
+    WEEKDAY_TUESDAY: _Weekday.ValueType  # 2
+    """Tuesday."""
+    WEEKDAY_WEDNESDAY: _Weekday.ValueType  # 3
+    """Wednesday."""
+    WEEKDAY_THURSDAY: _Weekday.ValueType  # 4
+    """Thursday."""
+    WEEKDAY_FRIDAY: _Weekday.ValueType  # 5
+    """Friday."""
+    WEEKDAY_SATURDAY: _Weekday.ValueType  # 6
+    """Saturday."""
+    WEEKDAY_SUNDAY: _Weekday.ValueType  # 7
+    """Sunday."""
+
+class Weekday(_Weekday, metaclass=_WeekdayEnumTypeWrapper):
+    """A day of the week."""
+
+WEEKDAY_UNSPECIFIED: Weekday.ValueType  # 0
+"""Not said; refused."""
+WEEKDAY_MONDAY: Weekday.ValueType  # 1
+"""Monday."""
+WEEKDAY_TUESDAY: Weekday.ValueType  # 2
+"""Tuesday."""
+WEEKDAY_WEDNESDAY: Weekday.ValueType  # 3
+"""Wednesday."""
+WEEKDAY_THURSDAY: Weekday.ValueType  # 4
+"""Thursday."""
+WEEKDAY_FRIDAY: Weekday.ValueType  # 5
+"""Friday."""
+WEEKDAY_SATURDAY: Weekday.ValueType  # 6
+"""Saturday."""
+WEEKDAY_SUNDAY: Weekday.ValueType  # 7
+"""Sunday."""
+Global___Weekday: _TypeAlias = Weekday  # noqa: Y015
+
 @_typing.final
 class Backend(_message.Message):
     """Where the requests of a version are sent: a Kong upstream, or a host and port.
@@ -1177,6 +1341,319 @@ class Identity(_message.Message):
 Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
+class Limit(_message.Message):
+    """What a metric may be: at most max, at least min, or both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    OF_STABLE_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    metric: Global___Metric.ValueType
+    """Which metric."""
+    name: _builtins.str
+    """Name of a custom metric; for no other."""
+    max: _builtins.float
+    """No more than this."""
+    min: _builtins.float
+    """No less than this."""
+    of_stable: _builtins.bool
+    """Whether max and min are percent of what stable has in the same minutes: 120 allows a fifth
+    more than stable.
+    """
+    duration: _builtins.str
+    """How long it must be broken before anything follows, e.g. "5m"; empty: at once."""
+    def __init__(
+        self,
+        *,
+        metric: Global___Metric.ValueType = ...,
+        name: _builtins.str = ...,
+        max: _builtins.float | None = ...,
+        min: _builtins.float | None = ...,
+        of_stable: _builtins.bool = ...,
+        duration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "min", b"min"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "duration", b"duration", "max", b"max", "metric", b"metric", "min", b"min", "name", b"name", "of_stable", b"of_stable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class Gate(_message.Message):
+    """Something that must hold before a step begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    kind: Global___GateKind.ValueType
+    """Which kind."""
+    name: _builtins.str
+    """Name for people; needed where a step has several of a kind."""
+    url: _builtins.str
+    """Where a webhook is; for no other kind."""
+    def __init__(
+        self,
+        *,
+        kind: Global___GateKind.ValueType = ...,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015
+
+@_typing.final
+class PlanStep(_message.Message):
+    """One step of a plan: a weight, and how long it is watched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Percentage of the release, 0.001 to 100 in steps of 0.001; above that of the step before."""
+    hold: _builtins.str
+    """How long it is held at least: "30m", "2h", "90s"; empty: half an hour."""
+    min_samples: _builtins.int
+    """How many requests of the canary must be judged at least; 0: any."""
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
+        """What must hold before it begins."""
+
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        hold: _builtins.str = ...,
+        min_samples: _builtins.int = ...,
+        gates: _abc.Iterable[Global___Gate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gates", b"gates", "hold", b"hold", "min_samples", b"min_samples", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanStep: _TypeAlias = PlanStep  # noqa: Y015
+
+@_typing.final
+class RollbackPlan(_message.Message):
+    """When a release is rolled back, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    automatic: _builtins.bool
+    """Whether it is done without a person; absent: yes."""
+    delay: _builtins.str
+    """How long a person may still cancel it, e.g. "2m"; empty: not at all."""
+    notify: _builtins.bool
+    """Whether people are told; absent: yes."""
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """Each of them is reason enough when it has been broken for its duration. Empty: error rate
+        above 10 % for 5 minutes, p95 above 1,000 ms for 10, satisfaction below 3.0 for 15.
+        """
+
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom to tell: names of channels."""
+
+    def __init__(
+        self,
+        *,
+        automatic: _builtins.bool | None = ...,
+        conditions: _abc.Iterable[Global___Limit] | None = ...,
+        delay: _builtins.str = ...,
+        notify: _builtins.bool | None = ...,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_notify", b"_notify", "automatic", b"automatic", "notify", b"notify"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_automatic", b"_automatic", "_notify", b"_notify", "automatic", b"automatic", "channels", b"channels", "conditions", b"conditions", "delay", b"delay", "notify", b"notify"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__automatic: _TypeAlias = _typing.Literal["automatic"]  # noqa: Y015
+    _WhichOneofArgType__automatic: _TypeAlias = _typing.Literal["_automatic", b"_automatic"]  # noqa: Y015
+    _WhichOneofReturnType__notify: _TypeAlias = _typing.Literal["notify"]  # noqa: Y015
+    _WhichOneofArgType__notify: _TypeAlias = _typing.Literal["_notify", b"_notify"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__automatic) -> _WhichOneofReturnType__automatic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__notify) -> _WhichOneofReturnType__notify | None: ...
+
+Global___RollbackPlan: _TypeAlias = RollbackPlan  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """Hours in which a plan may raise the weight."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    WEEKDAYS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """IANA name of the time zone of the hours, e.g. "Asia/Shanghai"."""
+    start: _builtins.str
+    """When it begins, local time, e.g. "22:00"."""
+    end: _builtins.str
+    """When it ends; at or before the start, it is on the next day."""
+    @_builtins.property
+    def weekdays(self) -> _containers.RepeatedScalarFieldContainer[Global___Weekday.ValueType]:
+        """Days on which it begins; empty: every day."""
+
+    def __init__(
+        self,
+        *,
+        time_zone: _builtins.str = ...,
+        weekdays: _abc.Iterable[Global___Weekday.ValueType] | None = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start", "time_zone", b"time_zone", "weekdays", b"weekdays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
+class ChecklistItem(_message.Message):
+    """Something that people tick off before a release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What, unique within the plan."""
+    group: _builtins.str
+    """Under which heading; empty: none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecklistItem: _TypeAlias = ChecklistItem  # noqa: Y015
+
+@_typing.final
+class Plan(_message.Message):
+    """How a release is brought from its first users to everybody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
+    MAX_WEIGHT_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    FREEZES_FIELD_NUMBER: _builtins.int
+    CHECKLIST_FIELD_NUMBER: _builtins.int
+    CHECK_INTERVAL_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    max_weight: _builtins.float
+    """Weight that is never exceeded before the promotion; absent: 50."""
+    check_interval: _builtins.str
+    """How often the metrics are looked at, e.g. "10s"; empty: every minute."""
+    promote: _builtins.bool
+    """Whether the release is promoted after the last step without a person; absent: yes."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStep]:
+        """The steps, in order; after the last comes the promotion."""
+
+    @_builtins.property
+    def success(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """What must hold during a step for the next to begin. Empty: error rate at most 5 %, p95 at
+        most 500 ms.
+        """
+
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """What people are told about. Empty: error rate above 5 %, p95 above 500 ms, satisfaction
+        below 4.0, CPU above 80 %, memory above 85 %.
+        """
+
+    @_builtins.property
+    def rollback(self) -> Global___RollbackPlan:
+        """When and how it is rolled back."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]:
+        """When the weight may be raised; empty: at any time."""
+
+    @_builtins.property
+    def freezes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Freeze]:
+        """When it may not."""
+
+    @_builtins.property
+    def checklist(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChecklistItem]:
+        """What people tick off before it begins."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___PlanStep] | None = ...,
+        success: _abc.Iterable[Global___Limit] | None = ...,
+        alerts: _abc.Iterable[Global___Limit] | None = ...,
+        rollback: Global___RollbackPlan | None = ...,
+        max_weight: _builtins.float | None = ...,
+        windows: _abc.Iterable[Global___Window] | None = ...,
+        freezes: _abc.Iterable[Global___Freeze] | None = ...,
+        checklist: _abc.Iterable[Global___ChecklistItem] | None = ...,
+        check_interval: _builtins.str = ...,
+        promote: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "max_weight", b"max_weight", "promote", b"promote", "rollback", b"rollback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "alerts", b"alerts", "check_interval", b"check_interval", "checklist", b"checklist", "freezes", b"freezes", "max_weight", b"max_weight", "promote", b"promote", "rollback", b"rollback", "steps", b"steps", "success", b"success", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_weight: _TypeAlias = _typing.Literal["max_weight"]  # noqa: Y015
+    _WhichOneofArgType__max_weight: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight"]  # noqa: Y015
+    _WhichOneofReturnType__promote: _TypeAlias = _typing.Literal["promote"]  # noqa: Y015
+    _WhichOneofArgType__promote: _TypeAlias = _typing.Literal["_promote", b"_promote"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_weight) -> _WhichOneofReturnType__max_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promote) -> _WhichOneofReturnType__promote | None: ...
+
+Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """Everything a decision needs for one service key at one revision."""
 
@@ -1197,6 +1674,8 @@ class Policy(_message.Message):
     GUARDS_FIELD_NUMBER: _builtins.int
     APPROVALS_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released; by default the Kong service's name."""
     revision: _builtins.int
@@ -1253,6 +1732,14 @@ class Policy(_message.Message):
     def overrides(self) -> Global___Overrides:
         """How testers force a variant."""
 
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """How the release is to go on; absent: people say."""
+
+    @_builtins.property
+    def shadow(self) -> Global___Shadow:
+        """Another policy, decided by and counted beside this one without acting."""
+
     def __init__(
         self,
         *,
@@ -1271,14 +1758,46 @@ class Policy(_message.Message):
         guards: Global___Guards | None = ...,
         approvals: _abc.Iterable[Global___Approval] | None = ...,
         overrides: Global___Overrides | None = ...,
+        plan: Global___Plan | None = ...,
+        shadow: Global___Shadow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bucketing", b"bucketing", "compatibility", b"compatibility", "guards", b"guards", "identity", b"identity", "overrides", b"overrides", "release", b"release", "whitelist", b"whitelist"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucketing", b"bucketing", "compatibility", b"compatibility", "guards", b"guards", "identity", b"identity", "overrides", b"overrides", "plan", b"plan", "release", b"release", "shadow", b"shadow", "whitelist", b"whitelist"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "bucketing", b"bucketing", "compatibility", b"compatibility", "flags", b"flags", "guards", b"guards", "identity", b"identity", "membership_epoch", b"membership_epoch", "overrides", b"overrides", "release", b"release", "revision", b"revision", "rules", b"rules", "segments", b"segments", "service_key", b"service_key", "versions", b"versions", "whitelist", b"whitelist"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "bucketing", b"bucketing", "compatibility", b"compatibility", "flags", b"flags", "guards", b"guards", "identity", b"identity", "membership_epoch", b"membership_epoch", "overrides", b"overrides", "plan", b"plan", "release", b"release", "revision", b"revision", "rules", b"rules", "segments", b"segments", "service_key", b"service_key", "shadow", b"shadow", "versions", b"versions", "whitelist", b"whitelist"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Shadow(_message.Message):
+    """A policy that is tried out on real requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """The policy; it has no shadow of its own."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is decided by."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___Policy | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shadow: _TypeAlias = Shadow  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
