@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_document
@@ -106,7 +107,7 @@ async def test_a_decision_that_needs_no_person_says_nothing_of_one(shop: Calls) 
     headers = {"x-user-id": "ann", "x-canary-test": "true"}
     assert await person(shop, headers=headers) is None
     assert await person(shop) is not None
-    await shop.change("EndRelease", status=policy_pb2.RELEASE_STATUS_COMPLETED)
+    await shop.change("MoveRelease", move=admin_pb2.MOVE_PROMOTE)
     assert await person(shop) is None
 
 
@@ -120,7 +121,7 @@ async def test_the_user_is_the_one_whom_the_policy_in_force_names(shop: Calls) -
 
 
 async def test_a_person_known_by_a_baseline_says_by_which_segments(shop: Calls) -> None:
-    await shop.change("EndRelease", status=policy_pb2.RELEASE_STATUS_COMPLETED)
+    await shop.change("MoveRelease", move=admin_pb2.MOVE_PROMOTE)
     segments = [{"name": "early", "canary_eligible": True, "listed": True}]
     baseline = a_baseline(0, segments=segments)
     found = await person(shop, baseline_hash=baseline.hash, baseline=baseline)

@@ -30,6 +30,7 @@ from contract.test_decide_golden import cases, know, save, user_of
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
 from support.deciders import Deciders, deciders
+from support.golden import decision_document
 from support.redis_server import RedisServer
 from support.service import running_service
 
@@ -126,18 +127,6 @@ def projected(request: Request, policy: Policy) -> Request:
     )
 
 
-def document_of(decision: Decision) -> dict[str, Any]:
-    """A decision as golden cases write it."""
-    found: dict[str, Any] = {"variant": str(decision.variant), "version": decision.version}
-    if decision.backend is not None:
-        found["backend"] = parse.document(decision.backend)
-    found |= {"reason": str(decision.reason), "matched": decision.matched}
-    if decision.bucket is not None:
-        found["bucket"] = decision.bucket
-    found |= {"release_id": decision.release_id, "policy_revision": decision.policy_revision}
-    return found | {name: True for name in ("issue_cookie", "degraded") if getattr(decision, name)}
-
-
 def needs_a_person(theme: str, case: dict[str, Any]) -> bool:
     policy = parse.policy(golden(theme)["policies"][case["policy"]])
     now = datetime.fromisoformat(golden(theme)["now"])
@@ -163,8 +152,8 @@ async def test_golden_cases_are_decided_as_they_say(decider: Decider, theme: str
         for facts in (request, projected(request, own.policy)):
             answer = await answer_of(decider, question(facts, own))
             assert isinstance(answer, Decision)
-            if document_of(answer) != case["decision"]:
-                wrong[case["name"]] = document_of(answer)
+            if decision_document(answer) != case["decision"]:
+                wrong[case["name"]] = decision_document(answer)
     assert wrong == {}
 
 
@@ -182,7 +171,7 @@ async def test_without_any_policy_nothing_is_read_and_stable_is_the_answer(
     assert projection.reads == reads.NOTHING
     answer = await answer_of(decider, question(Request(), None, projection.digest))
     assert isinstance(answer, Decision)
-    assert document_of(answer) == {
+    assert decision_document(answer) == {
         "variant": "stable", "version": "", "reason": "no-release",
         "matched": "", "release_id": "", "policy_revision": 0,
     }  # fmt: skip
@@ -198,7 +187,7 @@ async def test_facts_chosen_by_a_projection_get_the_decision_of_all_facts(
             digest = decider.projection("shop", own).digest
             answer = await answer_of(decider, question(facts, own, digest))
             assert isinstance(answer, Decision)
-            assert document_of(answer) == case["decision"]
+            assert decision_document(answer) == case["decision"]
 
 
 async def test_facts_chosen_by_another_policy_get_no_decision(decider: Decider) -> None:
@@ -292,8 +281,8 @@ async def test_golden_cases_with_a_person_are_decided_alike_by_remote_and_local(
                 asked = question(request_of(case["request"]), None, digest, service_key)
                 answer = await answer_of(decider, asked)
                 assert isinstance(answer, Decision)
-                if document_of(answer) != expected:
-                    wrong[case["name"], type(decider).__name__] = document_of(answer)
+                if decision_document(answer) != expected:
+                    wrong[case["name"], type(decider).__name__] = decision_document(answer)
     assert wrong == {}
 
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from canary_engine.model import Profile
+from canary_engine.exposure import mark
+from canary_engine.model import Profile, Variant
+from decision_svc.exposure.protocol import Served
+from decision_svc.store import memory as memory_module
+from decision_svc.store import redis as redis_module
 from decision_svc.store import was_saved
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import (
+    KEPT_REVISIONS,
+    AuditStore,
+    ChainMoved,
     ChangeRecord,
+    Link,
     LostRace,
     MemberEdit,
     PeopleStore,
     PolicyStore,
     StoreError,
+    Tail,
 )
 from decision_svc.store.redis import RedisStore
 
@@ -62,10 +72,15 @@ async def within_time(generator: AsyncGenerator[str, None]) -> str:
         return await anext(generator)
 
 
-def test_every_adapter_is_both_stores(store: Store) -> None:
+def a_link(sequence: int, of: str = "shop") -> Link:
+    return Link(sequence=sequence, entry=f'{{"of":"{of} {sequence}"}}', hash=f"{sequence:064x}")
+
+
+def test_every_adapter_is_all_stores(store: Store) -> None:
     policies: PolicyStore = store
+    audit: AuditStore = store
     people: PeopleStore = store
-    assert [policies, people] == [store, store]
+    assert [policies, audit, people] == [store, store, store]
 
 
 async def test_an_empty_store_holds_no_policies(store: Store) -> None:
@@ -141,6 +156,124 @@ async def test_every_revision_is_kept(store: Store) -> None:
         await write(store, "shop", revision)
     kept = [await store.load("shop", revision) for revision in range(22)]
     assert kept == [None, *(document(revision) for revision in range(1, 21)), None]
+
+
+async def test_only_the_newest_documents_are_kept_but_every_change(store: Store) -> None:
+    last = KEPT_REVISIONS + 3
+    for revision in range(1, last + 1):
+        await write(store, "shop", revision)
+    kept = [await store.load("shop", revision) for revision in (1, 3, 4, last)]
+    assert kept == [None, None, document(4), document(last)]
+    assert await store.revisions() == {"shop": last}
+    assert len(await store.changes("shop", limit=2 * last)) == last
+
+
+async def test_a_change_keeps_the_name_of_its_request(store: Store) -> None:
+    named = replace(record(1), key="deploy-7", digest="ab")
+    await store.save("shop", document(1), named)
+    assert await store.changes("shop") == [named]
+
+
+async def test_an_empty_store_has_no_links(store: Store) -> None:
+    for key in ("", "shop"):
+        assert await store.links(key) == []
+        assert await store.tail(key) == Tail()
+    assert await store.newest("shop") == (None, Tail())
+
+
+async def test_a_link_is_written_with_its_revision(store: Store) -> None:
+    for number in (1, 2, 3):
+        await store.save("shop", document(number), record(number), (), a_link(number))
+    assert await store.links("shop") == [a_link(1), a_link(2), a_link(3)]
+    tail = Tail(length=3, first=a_link(1), last=a_link(3))
+    assert await store.tail("shop") == tail
+    assert await store.newest("shop") == (document(3), tail)
+    assert await store.links("") == []
+
+
+async def test_links_are_paged_by_number(store: Store) -> None:
+    for number in range(1, 6):
+        await store.append("shop", a_link(number))
+    pages = [await store.links("shop", after, limit) for after, limit in ((0, 2), (3, 9), (5, 1))]
+    assert pages == [[a_link(1), a_link(2)], [a_link(4), a_link(5)], []]
+    assert await store.links("shop", 0, 0) == []
+
+
+async def test_a_link_that_is_not_the_next_one_is_not_written(store: Store) -> None:
+    await store.append("shop", a_link(1))
+    for number in (1, 3):
+        with pytest.raises(ChainMoved) as caught:
+            await store.append("shop", a_link(number))
+        assert (caught.value.expected, caught.value.current) == (number - 1, 1)
+    assert await store.links("shop") == [a_link(1)]
+
+
+async def test_a_write_whose_link_is_not_the_next_one_writes_nothing(store: Store) -> None:
+    await store.append("shop", a_link(1))
+    edit = MemberEdit(segment="beta", add=["u1"])
+    for number in (1, 3):
+        with pytest.raises(ChainMoved):
+            await store.save("shop", document(1), record(1), [edit], a_link(number))
+    assert await store.newest("shop") == (None, Tail(length=1, first=a_link(1), last=a_link(1)))
+    assert await store.revisions() == {}
+    assert await everybody(store, "shop", "beta") == []
+    await store.save("shop", document(1), record(1), [edit], a_link(2))
+    assert await store.links("shop", 1) == [a_link(2)]
+
+
+async def test_a_lost_race_writes_no_link(store: Store) -> None:
+    await store.save("shop", document(1), record(1), (), a_link(1))
+    with pytest.raises(LostRace) as caught:
+        await store.save("shop", document(1), record(1), (), a_link(2))
+    assert not isinstance(caught.value, ChainMoved)
+    assert await store.links("shop") == [a_link(1)]
+
+
+async def test_every_chain_is_its_own(store: Store) -> None:
+    keys = ["", *(name for name in AWKWARD_NAMES if name)]
+    for key in keys:
+        await store.append(key, a_link(1, key.encode().hex()))
+    for key in keys:
+        assert await store.links(key) == [a_link(1, key.encode().hex())]
+    assert await store.revisions() == {}
+
+
+STABLE = Served("shop", "r-1", Variant.STABLE)
+CANARY = Served("shop", "r-1", Variant.CANARY)
+
+
+def marks(first: int, last: int, release: str = "r-1") -> list[int]:
+    return [mark("shop", release, f"u{number}") for number in range(first, last)]
+
+
+async def test_users_are_counted_once_by_release_and_variant(store: Store) -> None:
+    assert (await store.exposed(CANARY), await store.exposed_users(CANARY)) == (0, [])
+    await store.expose(CANARY, marks(0, 5), False)
+    await store.expose(CANARY, marks(3, 8), False)
+    await store.expose(STABLE, marks(0, 2), False)
+    await store.expose(STABLE._replace(service_key="支付{}"), marks(0, 1), False)
+    assert [await store.exposed(served) for served in (CANARY, STABLE)] == [8, 2]
+    assert await store.exposed(CANARY._replace(release_id="r-2")) == 0
+    assert await store.exposed_users(CANARY) == []
+
+
+@pytest.mark.parametrize("users", [100, 12_345, 200_000])
+async def test_many_users_are_counted_closely_enough(store: Store, users: int) -> None:
+    for first in range(0, users, 10_000):
+        await store.expose(CANARY, marks(first, min(first + 10_000, users)), False)
+    assert await store.exposed(CANARY) == pytest.approx(users, rel=0.03)
+
+
+async def test_who_is_listed_when_it_is_wanted_and_while_there_is_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory_module, redis_module):
+        monkeypatch.setattr(module, "MAX_LISTED", 3)
+    await store.expose(CANARY, [7, 2**64 - 1], True)
+    assert await store.exposed_users(CANARY) == ["0000000000000007", "f" * 16]
+    await store.expose(CANARY, [8, 9, 10], True)
+    assert len(await store.exposed_users(CANARY)) == 3
+    assert await store.exposed(CANARY) == 5
 
 
 async def test_a_caller_cannot_change_what_is_stored(store: Store) -> None:

@@ -15,7 +15,13 @@ from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.memory import MemoryStore
-from decision_svc.store.protocol import ChangeRecord, Document, StoreError, StoreUnavailable
+from decision_svc.store.protocol import (
+    UNREADABLE,
+    ChangeRecord,
+    Document,
+    StoreError,
+    StoreUnavailable,
+)
 from structlog.testing import capture_logs
 from support.calls import until_so
 
@@ -210,3 +216,26 @@ async def test_a_set_back_store_makes_copies_of_memberships_invalid() -> None:
     await parts.follower.compare()
     assert parts.snapshot.revision("shop") == 1
     assert parts.people.copy(policy, "u") is None
+
+
+async def test_a_revision_that_is_not_a_number_is_told_once_and_the_others_are_brought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = Parts()
+    await parts.save(1)
+    await parts.save(1, "zoo")
+    await parts.follower.compare()
+    await parts.save(2)
+    await parts.save(2, "zoo")
+
+    async def revisions() -> dict[str, int]:
+        return {"shop": UNREADABLE, "zoo": 2}
+
+    monkeypatch.setattr(parts.store, "revisions", revisions)
+    with capture_logs() as logs:
+        await parts.follower.compare()
+        await parts.follower.compare()
+    assert (parts.snapshot.revision("shop"), parts.snapshot.revision("zoo")) == (1, 2)
+    assert [(line["service_key"], line["event"]) for line in logs] == [
+        ("shop", "stored policy is invalid")
+    ]

@@ -26,6 +26,7 @@ from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import (
     ChangeRecord,
     Document,
+    Link,
     LostRace,
     MemberEdit,
     StoreUnavailable,
@@ -48,15 +49,16 @@ class Forgetful(MemoryStore):
         document: Document,
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
+        link: Link | None = None,
     ) -> None:
         loss = self.losses.pop(0) if self.losses else ""
         if loss == "before":
             raise StoreUnavailable("no answer")
         if loss == "to another":
             other = replace(record, actor="bob")
-            await super().save(service_key, document, other)
+            await super().save(service_key, document, other, (), link)
             raise StoreUnavailable("no answer")
-        await super().save(service_key, document, record, members)
+        await super().save(service_key, document, record, members, link)
         if loss == "after":
             raise StoreUnavailable("no answer")
 

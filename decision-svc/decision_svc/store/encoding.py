@@ -12,7 +12,7 @@ from typing import Any
 
 from canary_engine.model import Profile
 
-from decision_svc.store.protocol import ChangeRecord, Document, StoreError
+from decision_svc.store.protocol import ChangeRecord, Document, Link, StoreError
 
 
 def write_document(document: Document) -> bytes:
@@ -27,15 +27,15 @@ def read_document(data: bytes, where: str) -> Document:
 
 def write_record(record: ChangeRecord) -> bytes:
     """The record as bytes."""
-    return _write(
-        {
-            "revision": record.revision,
-            "actor": record.actor,
-            "at": record.at.isoformat(),
-            "reason": record.reason,
-            "summary": record.summary,
-        }
-    )
+    fields = {
+        "revision": record.revision,
+        "actor": record.actor,
+        "at": record.at.isoformat(),
+        "reason": record.reason,
+        "summary": record.summary,
+    }
+    named = {"key": record.key, "digest": record.digest} if record.key else {}
+    return _write(fields | named)
 
 
 def read_record(data: bytes, where: str) -> ChangeRecord:
@@ -48,9 +48,22 @@ def read_record(data: bytes, where: str) -> ChangeRecord:
             at=datetime.fromisoformat(fields["at"]),
             reason=fields["reason"],
             summary=fields["summary"],
+            key=fields.get("key", ""),
+            digest=fields.get("digest", ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{where} holds something that is not a change record") from error
+
+
+def write_link(link: Link) -> bytes:
+    """The link as bytes: the hash, a space, the entry."""
+    return _encode(f"{link.hash} {link.entry}")
+
+
+def read_link(data: bytes, sequence: int) -> Link:
+    """The link that was written; anything else too, for it must be seen by who verifies."""
+    hash_, space, entry = data.decode(errors="replace").partition(" ")
+    return Link(sequence=sequence, entry=entry if space else hash_, hash=hash_ if space else "")
 
 
 def write_profile(profile: Profile) -> dict[str, bytes]:

@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from canary_engine.model import Profile
 
+from decision_svc.exposure.distinct import Distinct
+from decision_svc.exposure.protocol import MAX_LISTED, Served
 from decision_svc.store.encoding import (
     read_document,
+    read_link,
     read_profile,
     write_document,
+    write_link,
     write_profile,
 )
-from decision_svc.store.protocol import ChangeRecord, Document, LostRace, MemberEdit
+from decision_svc.store.protocol import (
+    KEPT_REVISIONS,
+    ChainMoved,
+    ChangeRecord,
+    Document,
+    Link,
+    LostRace,
+    MemberEdit,
+    Tail,
+)
 
 _PAGE = 1000
+_EXPOSED = 1000
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """All that is kept for one service key; revision 1 is first."""
+    """All that is kept for one service key; the record of revision 1 is first."""
 
-    documents: list[bytes] = field(default_factory=list)
+    documents: dict[int, bytes] = field(default_factory=dict)
     records: list[ChangeRecord] = field(default_factory=list)
     members: dict[str, set[str]] = field(default_factory=dict)
 
@@ -55,23 +69,26 @@ class _Bell:
 
 
 class MemoryStore:
-    """A PolicyStore and a PeopleStore; writes are atomic because none of them awaits."""
+    """A policy, audit and people store; writes are atomic because none of them awaits."""
 
     def __init__(self) -> None:
         self._shelves: dict[str, _Shelf] = {}
+        self._links: dict[str, list[bytes]] = {}
         self._profiles: dict[str, dict[str, bytes]] = {}
+        self._exposed: dict[Served, tuple[Distinct, set[str]]] = {}
         self._changes = _Bell()
         self._profile_changes = _Bell()
 
     async def revisions(self) -> Mapping[str, int]:
-        return {key: len(shelf.documents) for key, shelf in self._shelves.items()}
+        return {key: len(shelf.records) for key, shelf in self._shelves.items()}
 
     async def load(self, service_key: str, revision: int | None = None) -> Document | None:
-        documents = self._shelf(service_key).documents
-        wanted = len(documents) if revision is None else revision
-        if not 1 <= wanted <= len(documents):
-            return None
-        return read_document(documents[wanted - 1], service_key)
+        shelf = self._shelf(service_key)
+        data = shelf.documents.get(len(shelf.records) if revision is None else revision)
+        return None if data is None else read_document(data, service_key)
+
+    async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
+        return await self.load(service_key), await self.tail(service_key)
 
     async def save(
         self,
@@ -79,14 +96,18 @@ class MemoryStore:
         document: Document,
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
+        link: Link | None = None,
     ) -> None:
         shelf = self._shelf(service_key)
-        current = len(shelf.documents)
+        current = len(shelf.records)
         written = write_document(document)
         if current != record.revision - 1:
             raise LostRace(service_key, record.revision - 1, current)
+        if link is not None:
+            self._append(service_key, link)
         shelf.members = _edited(shelf.members, members)
-        shelf.documents.append(written)
+        shelf.documents[record.revision] = written
+        shelf.documents.pop(record.revision - KEPT_REVISIONS, None)
         shelf.records.append(record)
         self._shelves[service_key] = shelf
         self._changes.ring(service_key)
@@ -100,6 +121,27 @@ class MemoryStore:
 
     def watch(self) -> AsyncGenerator[str, None]:
         return self._changes.listen()
+
+    async def links(self, service_key: str, after: int = 0, limit: int = 100) -> Sequence[Link]:
+        found = self._links.get(service_key, [])[after : after + max(limit, 0)]
+        return [read_link(data, after + place) for place, data in enumerate(found, 1)]
+
+    async def tail(self, service_key: str) -> Tail:
+        links = self._links.get(service_key, [])
+        if not links:
+            return Tail()
+        length = len(links)
+        return Tail(length=length, first=read_link(links[0], 1), last=read_link(links[-1], length))
+
+    async def append(self, service_key: str, link: Link) -> None:
+        self._append(service_key, link)
+
+    def _append(self, service_key: str, link: Link) -> None:
+        links = self._links.get(service_key, [])
+        written = write_link(link)
+        if link.sequence != len(links) + 1:
+            raise ChainMoved(service_key, link.sequence - 1, len(links))
+        self._links.setdefault(service_key, links).append(written)
 
     async def listed_in(
         self, service_key: str, user: str, segments: Sequence[str]
@@ -127,6 +169,23 @@ class MemoryStore:
         else:
             self._profiles[user] = write_profile(profile)
         self._profile_changes.ring(user)
+
+    async def expose(self, served: Served, marks: Collection[int], listed: bool) -> None:
+        if served not in self._exposed and len(self._exposed) >= _EXPOSED:
+            del self._exposed[next(iter(self._exposed))]
+        counted, users = self._exposed.setdefault(served, (Distinct(), set()))
+        for mark in marks:
+            counted.add(mark)
+            if listed and len(users) < MAX_LISTED:
+                users.add(f"{mark:016x}")
+
+    async def exposed(self, served: Served) -> int:
+        found = self._exposed.get(served)
+        return 0 if found is None else found[0].count()
+
+    async def exposed_users(self, served: Served) -> Sequence[str]:
+        found = self._exposed.get(served)
+        return [] if found is None else sorted(found[1])
 
     def watch_profiles(self) -> AsyncGenerator[str, None]:
         return self._profile_changes.listen()

@@ -5,6 +5,7 @@ Errors::
 
     StoreError
     ├── LostRace            somebody else changed the policy first
+    │   └── ChainMoved      somebody else wrote the next audit link first; try again
     └── StoreUnavailable    the store could not be reached; nothing was changed by this call,
                             or, for a write whose answer was lost, it may have been
 """
@@ -21,19 +22,38 @@ from canary_engine.model import Profile
 
 Document = Mapping[str, Any]
 
+KEPT_REVISIONS = 1_000
+"""How many documents of a service key are kept, the newest."""
+UNREADABLE = -1
+"""What ``revisions`` gives for a service key whose revision is not a number."""
+
 
 class StoreError(CanaryError):
     """Base of the store's errors."""
 
 
 class LostRace(StoreError):  # noqa: N818 - it says what happened
-    """The policy is at ``current``, not at the revision the write was made for."""
+    """The policy is at ``current``, not at the revision the write was made for.
+
+    ``meanwhile`` says in words who changed what since, if that is known.
+    """
+
+    def __init__(self, service_key: str, expected: int, current: int, meanwhile: str = "") -> None:
+        self.service_key, self.expected, self.current = service_key, expected, current
+        since = f" ({meanwhile})" if meanwhile else ""
+        super().__init__(
+            f"{service_key} is at revision {current}, not {expected}{since}: "
+            "read it again and retry"
+        )
+
+
+class ChainMoved(LostRace):
+    """The policy is where it was, but the audit chain is longer than the link was made for."""
 
     def __init__(self, service_key: str, expected: int, current: int) -> None:
-        self.service_key, self.expected, self.current = service_key, expected, current
-        super().__init__(
-            f"{service_key} is at revision {current}, not {expected}: read it again and retry"
-        )
+        super().__init__(service_key, expected, current)
+        of = f"of {service_key}" if service_key else "of no service key"
+        self.args = (f"the audit chain {of} has {current} links, not {expected}: try again",)
 
 
 class StoreUnavailable(StoreError):  # noqa: N818 - it says what is the matter
@@ -42,13 +62,19 @@ class StoreUnavailable(StoreError):  # noqa: N818 - it says what is the matter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeRecord:
-    """Who made a revision, when and why; ``summary`` says what in words."""
+    """Who made a revision, when and why; ``summary`` says what in words.
+
+    ``key`` names the request that made it, if it was given a name, and ``digest`` stands for
+    what that asked for.
+    """
 
     revision: int
     actor: str
     at: datetime
     reason: str
     summary: str
+    key: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +90,49 @@ class MemberEdit:
     drop: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One entry of an audit chain, as it is kept.
+
+    ``sequence`` is its place in the chain, from 1 on; ``entry`` is JSON, and ``hash`` is what
+    stands beside it: its SHA-256, unless somebody edited one of the two.
+    """
+
+    sequence: int
+    entry: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What the next link of a chain needs of those there are; None: there is none."""
+
+    length: int = 0
+    first: Link | None = None
+    last: Link | None = None
+
+
 class PolicyStore(Protocol):
-    """Policies by service key, every revision kept, one writer at a time winning."""
+    """Policies by service key, one writer at a time winning.
+
+    Of each the newest KEPT_REVISIONS documents are kept, and every change record.
+    """
 
     async def revisions(self) -> Mapping[str, int]:
-        """Service key to current revision of everything stored; empty if nothing is."""
+        """Service key to current revision of everything stored; empty if nothing is.
+
+        UNREADABLE for a service key whose revision is not a number: the others are told all
+        the same.
+        """
         ...
 
     async def load(self, service_key: str, revision: int | None = None) -> Document | None:
-        """The document at ``revision``, or the current one; None if there is none."""
+        """The document at ``revision``, or the current one; None if it was never made or is
+        no longer kept."""
+        ...
+
+    async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
+        """The current document, None if there is none, and the end of its audit chain."""
         ...
 
     async def save(
@@ -81,11 +141,14 @@ class PolicyStore(Protocol):
         document: Document,
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
+        link: Link | None = None,
     ) -> None:
         """Write ``document``, the member edits and the record as revision ``record.revision``.
 
-        All of it or nothing. Raises LostRace unless the current revision (0 if there is
-        none) is ``record.revision - 1``. Watchers are told after the write.
+        ``link`` becomes the next one of the service key's audit chain; None: no link is
+        written. All of it or nothing. Raises LostRace unless the current revision (0 if there
+        is none) is ``record.revision - 1``, and ChainMoved if only the chain is longer than
+        the link says. Watchers are told after the write.
 
         StoreUnavailable leaves open whether it was done, and nothing is sent again by the
         store itself. Repeating the call is safe: it cannot apply twice. If the repeat loses
@@ -108,6 +171,28 @@ class PolicyStore(Protocol):
         compare now and then, too. Raises StoreUnavailable when the connection breaks: watch
         again. It is an async generator: ``aclose``, or cancelling the task that waits for the
         next item, gives its connection back.
+        """
+        ...
+
+
+class AuditStore(Protocol):
+    """Audit chains, one for each service key and one, named "", for what belongs to none.
+
+    Nothing here removes or changes a link. What is not a link is given as it is found.
+    """
+
+    async def links(self, service_key: str, after: int = 0, limit: int = 100) -> Sequence[Link]:
+        """Links after that number, oldest first; empty if there are none."""
+        ...
+
+    async def tail(self, service_key: str) -> Tail:
+        """The end of the chain."""
+        ...
+
+    async def append(self, service_key: str, link: Link) -> None:
+        """Add a link for what makes no revision. Raises ChainMoved unless it is the next one.
+
+        As for ``PolicyStore.save``, StoreUnavailable leaves open whether it was done.
         """
         ...
 

@@ -1,11 +1,15 @@
-"""Keeps policies and people in Redis: one script per write, one slot per service key.
+"""Keeps policies, people and audit in Redis: one script per write, one slot per service key.
 
 Keys, of which ``<slot>`` is the service key with ``%``, ``{`` and ``}`` percent-encoded::
 
     canary:services                      set   every service key ever written to
     canary:{<slot>}:policy               hash  revision, document: the current ones
-    canary:{<slot>}:revisions            hash  revision -> document
+    canary:{<slot>}:revisions            hash  revision -> document, of the newest revisions
     canary:{<slot>}:changes              zset  change records by revision
+    canary:{<slot>}:audit                list  audit links: SHA-256, space, JSON
+    canary:audit                         list  the same of what belongs to no service key
+    canary:{<slot>}:exposed:<release>:<variant>        HyperLogLog  users, by their marks
+    canary:{<slot>}:exposed-users:<release>:<variant>  set          the same, if they are listed
     canary:{<slot>}:members:<segment>    set   users
     canary:profile:<user>                hash  tier, registered_at, region, tags, custom
 
@@ -18,34 +22,42 @@ script: a crash in between leaves a name without a policy, which readers take fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import islice
 from typing import Any, TypeVar
 
 from canary_engine.model import Profile
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from decision_svc.exposure.protocol import KEPT_S, MAX_LISTED, Served
 from decision_svc.store.encoding import (
     read_document,
+    read_link,
     read_profile,
     read_record,
     read_text,
     write_document,
+    write_link,
     write_profile,
     write_record,
 )
 from decision_svc.store.protocol import (
+    KEPT_REVISIONS,
+    UNREADABLE,
+    ChainMoved,
     ChangeRecord,
     Document,
+    Link,
     LostRace,
     MemberEdit,
     StoreError,
     StoreUnavailable,
+    Tail,
 )
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -58,7 +70,8 @@ _CHANGES = "canary:changes"
 _PROFILES = "canary:profiles"
 _PIPELINED = 500
 _PAGE = 1000
-_FIRST_MEMBERS_KEY = 4
+_FIRST_MEMBERS_KEY = 5
+_ANY_LENGTH = -1
 _SPOILED = ("WRONGTYPE", "CORRUPT")
 
 _T = TypeVar("_T")
@@ -66,7 +79,7 @@ _Message = Mapping[str, Any]
 
 
 class RedisStore:
-    """A PolicyStore and a PeopleStore.
+    """A PolicyStore, an AuditStore, an ExposureStore and a PeopleStore.
 
     Takes over ``client``: its retries are turned off, because a write whose answer was lost
     must not be sent twice behind the caller's back. Every question is answered within
@@ -87,6 +100,8 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._silence_s = silence_s
         self._save = client.register_script(_script("save.lua"))
+        self._append = client.register_script(_script("append.lua"))
+        self._expose = client.register_script(_script("expose.lua"))
         self._put_profile = client.register_script(_script("put_profile.lua"))
 
     @classmethod
@@ -148,16 +163,21 @@ class RedisStore:
         document: Document,
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
+        link: Link | None = None,
     ) -> None:
         expected = record.revision - 1
+        length = _ANY_LENGTH if link is None else link.sequence - 1
         edited_keys, edits = _edits(service_key, members)
-        keys = [_key(service_key, name) for name in ("policy", "revisions", "changes")]
+        keys = [_key(service_key, name) for name in ("policy", "revisions", "changes", "audit")]
         args: list[str | int | bytes] = [expected, record.revision]
-        args += [write_document(document), write_record(record), _CHANGES, service_key, *edits]
+        args += [write_document(document), write_record(record), _CHANGES, service_key]
+        args += [length, b"" if link is None else write_link(link), KEPT_REVISIONS, *edits]
         await self._ask(_SERVICES, self._client.sadd(_SERVICES, service_key))
-        current = await self._ask(keys[0], self._save(keys=[*keys, *edited_keys], args=args))
+        current, found = await self._ask(keys[0], self._save(keys=[*keys, *edited_keys], args=args))
         if current != expected:
             raise LostRace(service_key, expected, current)
+        if length not in (_ANY_LENGTH, found):
+            raise ChainMoved(service_key, length, found)
 
     async def changes(
         self, service_key: str, before: int | None = None, limit: int = 50
@@ -171,6 +191,34 @@ class RedisStore:
 
     def watch(self) -> AsyncGenerator[str, None]:
         return self._announcements(_CHANGES)
+
+    async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
+        key, chain = _key(service_key, "policy"), _chain(service_key)
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.hget(key, "document")
+            _ask_tail(pipeline, chain)
+            data, *tail = await self._ask(key, pipeline.execute())
+        document = None if data is None else read_document(_bytes(data), f"{key} document")
+        return document, _tail(*tail)
+
+    async def links(self, service_key: str, after: int = 0, limit: int = 100) -> Sequence[Link]:
+        if limit < 1:
+            return []
+        key = _chain(service_key)
+        found = await self._ask(key, self._client.lrange(key, after, after + limit - 1))
+        return [read_link(_bytes(data), after + place) for place, data in enumerate(found, 1)]
+
+    async def tail(self, service_key: str) -> Tail:
+        key = _chain(service_key)
+        async with self._client.pipeline(transaction=False) as pipeline:
+            _ask_tail(pipeline, key)
+            return _tail(*await self._ask(key, pipeline.execute()))
+
+    async def append(self, service_key: str, link: Link) -> None:
+        key, expected = _chain(service_key), link.sequence - 1
+        found = await self._ask(key, self._append(keys=[key], args=[expected, write_link(link)]))
+        if found != expected:
+            raise ChainMoved(service_key, expected, found)
 
     async def listed_in(
         self, service_key: str, user: str, segments: Sequence[str]
@@ -210,6 +258,21 @@ class RedisStore:
         flat = [part for field in fields.items() for part in field]
         await self._ask(key, self._put_profile(keys=[key], args=[_PROFILES, user, *flat]))
 
+    async def expose(self, served: Served, marks: Collection[int], listed: bool) -> None:
+        keys = [_exposure_key("exposed", served), _exposure_key("exposed-users", served)]
+        args: list[str | int] = [KEPT_S, MAX_LISTED if listed else 0]
+        args += [f"{mark:016x}" for mark in marks]
+        await self._ask(keys[0], self._expose(keys=keys, args=args))
+
+    async def exposed(self, served: Served) -> int:
+        key = _exposure_key("exposed", served)
+        return int(await self._ask(key, self._client.pfcount(key)))
+
+    async def exposed_users(self, served: Served) -> Sequence[str]:
+        key = _exposure_key("exposed-users", served)
+        found = await self._ask(key, self._client.smembers(key))
+        return sorted(read_text(_bytes(mark), key) for mark in found)
+
     def watch_profiles(self) -> AsyncGenerator[str, None]:
         return self._announcements(_PROFILES)
 
@@ -218,12 +281,23 @@ class RedisStore:
         async with self._client.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.hget(key, "revision")
-            answers = await self._ask(_SERVICES, pipeline.execute())
+            answers = await self._ask(_SERVICES, pipeline.execute(raise_on_error=False))
         return {
-            service_key: _revision(data, key)
-            for service_key, key, data in zip(service_keys, keys, answers, strict=True)
-            if data is not None
+            service_key: self._revision(answer, key)
+            for service_key, key, answer in zip(service_keys, keys, answers, strict=True)
+            if answer is not None
         }
+
+    def _revision(self, answer: bytes | str | Exception, key: str) -> int:
+        """The revision that Redis answered; what spoils one key is no trouble of the others."""
+        if isinstance(answer, Exception):
+            if _is_spoiled(answer):
+                return UNREADABLE
+            raise self._failed(key, answer, str(answer)) from answer
+        try:
+            return int(answer)
+        except ValueError:
+            return UNREADABLE
 
     async def _announcements(self, channel: str) -> AsyncGenerator[str, None]:
         async with self._client.pubsub() as pubsub:
@@ -259,9 +333,12 @@ class RedisStore:
         except UnicodeEncodeError as error:
             raise StoreError(f"{about!r}: this cannot be written as UTF-8") from error
         except (RedisError, OSError) as error:
-            kind = StoreError if _is_spoiled(error) else StoreUnavailable
             why = str(error) or f"no answer within {limit_s:g} s"
-            raise kind(f"{self._place}: {about}: {why}") from error
+            raise self._failed(about, error, why) from error
+
+    def _failed(self, about: str, error: Exception, why: str) -> StoreError:
+        kind = StoreError if _is_spoiled(error) else StoreUnavailable
+        return kind(f"{self._place}: {about}: {why}")
 
 
 async def _subscribe(pubsub: PubSub, channel: str) -> None:
@@ -324,11 +401,28 @@ def _cursor(text: str) -> int:
     return int(text)
 
 
-def _revision(data: bytes | str, key: str) -> int:
-    try:
-        return int(data)
-    except ValueError as error:
-        raise StoreError(f"{key} has a revision that is not a number") from error
+def _chain(service_key: str) -> str:
+    return _key(service_key, "audit") if service_key else "canary:audit"
+
+
+def _exposure_key(kind: str, served: Served) -> str:
+    return _key(served.service_key, kind, served.release_id, str(served.variant))
+
+
+def _ask_tail(pipeline: Pipeline, key: str) -> None:
+    """Put the questions into the pipeline that ``_tail`` takes the answers of."""
+    pipeline.llen(key)
+    pipeline.lindex(key, 0)
+    pipeline.lindex(key, -1)
+
+
+def _tail(length: int, first: Any, last: Any) -> Tail:
+    # Without a transaction a link may come between the questions; it is then seen by the write.
+    if first is None or last is None:
+        return Tail()
+    return Tail(
+        length=length, first=read_link(_bytes(first), 1), last=read_link(_bytes(last), length)
+    )
 
 
 def _bytes(data: Any) -> bytes:

@@ -1,0 +1,183 @@
+"""``audit``: who changed what, for ever, and whether all of it is still there."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from canary.admin.v1 import admin_pb2
+
+from canaryctl import chain, render
+from canaryctl.chain import Broken, Chain, Entry
+from canaryctl.errors import Misuse, Refusal, Trouble
+from canaryctl.files import text_of
+from canaryctl.options import Noun, Verb, service_keys
+from canaryctl.session import Session
+
+_NONE = "what belongs to no service key"
+
+
+@click.group(cls=Noun)
+def audit() -> None:
+    """Audit trail: every change, in a chain in which each entry seals those before it.
+
+    Each service key has a chain. Without SERVICE it is the one of what belongs to no service
+    key, such as profiles.
+    """
+
+
+_service = click.argument("service", default="", shell_complete=service_keys)
+_after = click.option(
+    "--after", type=click.IntRange(0), default=0, metavar="N", help="Only what is after entry N."
+)
+
+
+@audit.command("list", cls=Verb)
+@_service
+@_after
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N")
+@click.option("--changes", is_flag=True, help="Show what every field was before and after.")
+@click.pass_obj
+def list_(session: Session, service: str, after: int, limit: int, changes: bool) -> None:
+    """List the newest entries, oldest first."""
+    found = list(deque(_entries(session, service, after), limit))
+    document = {
+        "service_key": service,
+        "entries": [{"sequence": e.sequence, "hash": e.hash, "entry": e.said} for e in found],
+    }
+    session.show(document, lambda: _page(service, found, changes))
+
+
+@audit.command("export", cls=Verb)
+@_service
+@_after
+@click.pass_obj
+def export(session: Session, service: str, after: int) -> None:
+    """Write entries as JSON lines, for keeping them where nobody edits.
+
+    Each line has sequence, hash and entry, the text that was hashed: audit verify --file reads it.
+    """
+    for entry in _entries(session, service, after):
+        click.echo(chain.written(entry))
+
+
+@audit.command("verify", cls=Verb)
+@_service
+@click.option("--head", default="", metavar="HASH", help="A head noted earlier, to be found.")
+@click.option("--file", "-f", "path", metavar="FILE", help="An export, whole (- is stdin).")
+@click.pass_obj
+def verify(session: Session, service: str, head: str, path: str | None) -> None:
+    """Recompute the chain: has an entry been edited, removed, inserted or moved?
+
+    Says which is the first that is wrong, and exits with 1. Otherwise prints the head, the
+    newest hash: note it elsewhere and give it as --head next time, for without it nobody can
+    tell whether the newest entries were removed together with their revisions.
+    """
+    given = head.strip().lower()
+    if path is not None:
+        verified = _verified(_of_file(path), Chain(service or None, given))
+    else:
+        revision = _revision(session, service)
+        entries = _entries(session, service, with_documents=True)
+        verified = _verified(entries, Chain(service, given), revision)
+    document = {
+        "service_key": verified.service_key or "",
+        "entries": verified.entries,
+        "head": verified.head,
+    }
+    of = verified.service_key or _NONE
+    count = render.counted(verified.entries, "entry", "entries")
+    session.show(document, lambda: [f"{of}: {count}, whole\nhead: {verified.head or 'none'}"])
+
+
+def _verified(entries: Iterator[Entry], found: Chain, stored_revision: int = 0) -> Chain:
+    try:
+        for entry in entries:
+            found.add(entry)
+        found.end(stored_revision)
+    except Broken as broken:
+        raise Trouble(
+            "tampered",
+            str(broken),
+            "compare with the latest export (canaryctl audit verify --file) to learn what was "
+            "there, and find out who can write to the store",
+        ) from broken
+    return found
+
+
+def _entries(
+    session: Session, service: str, after: int = 0, *, with_documents: bool = False
+) -> Iterator[Entry]:
+    request = admin_pb2.ListAuditRequest(
+        service_key=service, after_sequence=after, with_documents=with_documents
+    )
+    for answer in session.client.stream(session.admin.ListAudit, request):
+        for found in answer.entries:
+            yield Entry(
+                sequence=found.sequence,
+                entry=found.entry,
+                hash=found.hash,
+                stored_document=found.stored_document,
+            )
+
+
+def _of_file(path: str) -> Iterator[Entry]:
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if line.strip():
+            try:
+                yield chain.read(line)
+            except ValueError as error:
+                raise Misuse(f"{path}: line {number} is no line of an export: {error}") from error
+
+
+def _revision(session: Session, service: str) -> int:
+    """The revision of the stored policy; 0 if there is none."""
+    if not service:
+        return 0
+    try:
+        return session.policy(service).revision
+    except Refusal as refusal:
+        if refusal.code != "not-found":
+            raise
+        return 0
+
+
+def _page(service: str, entries: list[Entry], changes: bool) -> Iterator[str]:
+    headings = ("entry", "revision", "at", "who", "from", "what", "why")
+    rows = [(e.sequence, *_row(e.said)) for e in entries]
+    yield render.section(f"audit of {service or _NONE}", *render.filled(headings, rows))
+    if changes:
+        yield from (_changes(entry) for entry in entries if entry.said.get("changes"))
+
+
+def _row(said: Any) -> tuple[object, ...]:
+    who = said.get("actor", "")
+    how = said.get("how", "")
+    return (
+        said.get("revision", ""),
+        said.get("at", ""),
+        f"{who} ({how})" if how not in ("", "insecure") else who,
+        said.get("peer", ""),
+        said.get("summary", ""),
+        said.get("reason", ""),
+    )
+
+
+def _changes(entry: Entry) -> str:
+    lines = [f"entry {entry.sequence}"]
+    lines += [
+        f"  {render.cell(c.get('path', ''))}: {_value(c, 'before')} -> {_value(c, 'after')}"
+        for c in entry.said["changes"]
+    ]
+    if more := entry.said.get("more"):
+        lines.append(f"  and {more:,} fields more")
+    return "\n".join(lines)
+
+
+def _value(change: Any, side: str) -> str:
+    if side not in change:
+        return "nothing"
+    return render.cell(json.dumps(change[side], ensure_ascii=False))
