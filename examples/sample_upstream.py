@@ -8,6 +8,7 @@ Every path and method gets a JSON answer, except paths that end in
     /status/NNN  answered with this status
     /slow/MS     answered after so many milliseconds
     /echo        answered with the request's body, as it arrives
+    /linked      answered with a Link header
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ http.client._MAXHEADERS = 1_000  # type: ignore[attr-defined]
 _STATUS = re.compile(r"/status/([2-9]\d\d)$")
 _SLOW = re.compile(r"/slow/(\d{1,9})$")
 _ECHO = re.compile(r"/echo$")
+_LINKED = re.compile(r"/linked$")
 
 
 class BodyError(Exception):
@@ -97,6 +99,8 @@ class Handler(BaseHTTPRequestHandler):
     def _say(self, status: int, document: dict[str, object]) -> None:
         body = json.dumps(document).encode() + b"\n"
         self.send_response(status)
+        if _LINKED.search(self.path.partition("?")[0]):
+            self.send_header("Link", '</next>; rel="next"')
         has_body = status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         if has_body:
             self.send_header("Content-Type", "application/json")

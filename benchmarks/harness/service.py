@@ -36,7 +36,7 @@ class Service:
 def service(run_dir: Path, *documents: dict[str, Any]) -> Iterator[Service]:
     """A decision service with these policies in its memory store."""
     listen = [f"--{name}=127.0.0.1:0" for name in ("listen", "admin-listen")]
-    command = [sys.executable, "-m", "decision_svc", *listen, "--metrics-listen="]
+    command = [sys.executable, "-m", "decision_svc", "--insecure", *listen, "--metrics-listen="]
     process = Process("decision service", command, run_dir / "service.log", ready_word='"ready"')
     ready = json.loads(process.start())
     try:

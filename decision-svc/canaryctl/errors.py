@@ -23,6 +23,7 @@ EXIT_CODES = {
     "failed-precondition": REFUSED,
     "not-found": REFUSED,
     "already-exists": REFUSED,
+    "tampered": REFUSED,
     "usage": MISUSED,
     "invalid-argument": MISUSED,
     "aborted": LOST_RACE,
@@ -45,8 +46,9 @@ NEXT_STEPS = {
     "failed-precondition": "deal with what stands in the way and repeat: "
     "canaryctl status {service} shows what is in force",
     "invalid-argument": "correct what is named and repeat; nothing was changed",
-    "permission-denied": "ask somebody whose role allows it, or check --actor",
-    "unauthenticated": "check --actor and how {address} wants callers to show who they are",
+    "permission-denied": "ask somebody whose role allows it; canaryctl whoami shows yours",
+    "unauthenticated": "show a token with --token-file or CANARYCTL_TOKEN, or a certificate with "
+    "--tls-cert and --tls-key, that the access file of {address} knows",
     "unimplemented": "check that {address} is the admin port (9091 by default) of a decision "
     "service as new as this canaryctl",
     "resource-exhausted": "ask for less at a time, or repeat later",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from canary.policy.v1 import policy_pb2
 from canary_documents import DocumentError, to_message
 from google.protobuf.message import Message
 
@@ -16,6 +18,7 @@ from canaryctl.errors import Misuse
 M = TypeVar("M", bound=Message)
 
 STDIN = "-"
+SUFFIXES = (".json", ".yaml", ".yml")
 SHOWN_WITH = frozenset({"service_key", "revision"})
 """What ``show --output json`` says beside the thing itself, so that it can be set again."""
 
@@ -115,6 +118,16 @@ def parsed(text: str, path: str) -> Any:
         raise Misuse(f"{path}: it is nested too deeply") from error
 
 
+def parsed_all(text: str, path: str) -> list[Any]:
+    """Every document of a YAML text that says something. Raises Misuse."""
+    try:
+        return [found for found in yaml.load_all(text, Loader) if found is not None]
+    except (yaml.YAMLError, ValueError) as error:
+        raise Misuse(f"{path}: {_where(error)}") from error
+    except RecursionError as error:
+        raise Misuse(f"{path}: it is nested too deeply") from error
+
+
 def _where(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
@@ -123,14 +136,14 @@ def _where(error: Exception) -> str:
 
 def read_one(path: str, noun: str, message_class: type[M]) -> M:
     """The one message in a file, alone or under its noun. Raises Misuse."""
-    return _as_message(_unwrapped(parsed(text_of(path), path), noun), message_class, "")
+    return as_message(_unwrapped(parsed(text_of(path), path), noun), message_class, "")
 
 
 def read_many(path: str, noun: str, message_class: type[M]) -> list[M]:
     """The messages in a file: a list, alone or under ``noun``, or a single one."""
     found = _unwrapped(parsed(text_of(path), path), noun)
     if isinstance(found, Mapping):
-        return [_as_message(found, message_class, "")]
+        return [as_message(found, message_class, "")]
     if not isinstance(found, list):
         raise Misuse(f"{path}: give a list of {noun}, or a mapping with {noun}")
     return _all_as_messages(found, noun, message_class)
@@ -141,7 +154,7 @@ def _all_as_messages(found: list[Any], noun: str, message_class: type[M]) -> lis
     complaints: list[str] = []
     for index, item in enumerate(found):
         try:
-            messages.append(_as_message(item, message_class, f"{noun}[{index}]"))
+            messages.append(as_message(item, message_class, f"{noun}[{index}]"))
         except Misuse as misuse:
             complaints.extend(misuse.message.splitlines())
     if complaints:
@@ -149,7 +162,8 @@ def _all_as_messages(found: list[Any], noun: str, message_class: type[M]) -> lis
     return messages
 
 
-def _as_message(found: Any, message_class: type[M], path: str) -> M:
+def as_message(found: Any, message_class: type[M], path: str = "") -> M:
+    """A document as a message. Raises Misuse, each complaint under ``path``."""
     try:
         return to_message(found, message_class)
     except DocumentError as error:
@@ -174,6 +188,59 @@ def _unwrapped(found: Any, noun: str) -> Any:
     if not isinstance(found, Mapping) or not isinstance(found.get(noun), Mapping | list):
         return found
     return found[noun] if set(found) <= SHOWN_WITH | {noun} else found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFile:
+    """One document of a file: a policy, or the part of one that the file has."""
+
+    where: str
+    policy: policy_pb2.Policy
+    fields: tuple[str, ...]
+    """The fields that it has; of the release, as release.FIELD, those of that too."""
+
+
+def read_policies(paths: Iterable[str]) -> list[PolicyFile]:
+    """The policies in files and in the files of directories. Raises Misuse with all complaints."""
+    found: list[PolicyFile] = []
+    complaints: list[str] = []
+    for path in expanded(paths):
+        documents = parsed_all(text_of(path), path)
+        if not documents:
+            complaints.append(f"{path}: it holds no policy")
+        for number, document in enumerate(documents, 1):
+            where = path if len(documents) == 1 else f"{path} (document {number})"
+            try:
+                found.append(_policy_file(document, where))
+            except Misuse as misuse:
+                complaints += [f"{where}: {line}" for line in misuse.message.splitlines()]
+    if complaints:
+        raise Misuse(*complaints)
+    return found
+
+
+def _policy_file(document: Any, where: str) -> PolicyFile:
+    policy = as_message(document, policy_pb2.Policy, "")
+    if not policy.service_key:
+        raise Misuse("service_key: say which service it is about")
+    release = document.get("release") or {}
+    fields = [
+        *(name for name, value in document.items() if value is not None),
+        *(f"release.{name}" for name, value in release.items() if value is not None),
+    ]
+    return PolicyFile(where=where, policy=policy, fields=tuple(fields))
+
+
+def expanded(paths: Iterable[str]) -> Iterator[str]:
+    """The files, and those in the directories, by name."""
+    for path in paths:
+        if path == STDIN or not Path(path).is_dir():
+            yield path
+            continue
+        inside = sorted(p for p in Path(path).iterdir() if p.suffix in SUFFIXES and p.is_file())
+        if not inside:
+            raise Misuse(f"{path}: no file in it ends with {', '.join(SUFFIXES)}")
+        yield from map(str, inside)
 
 
 def users_of(arguments: tuple[str, ...], path: str | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import click
@@ -14,6 +14,7 @@ from canary.policy.v1 import policy_pb2
 
 from canaryctl import render
 from canaryctl.client import Answer, Client, Request
+from canaryctl.credentials import Credentials
 from canaryctl.errors import Misuse
 
 DEFAULT_ADDRESS = "127.0.0.1:9091"
@@ -36,7 +37,14 @@ class Session:
     output: str = "table"
     given_actor: str = ""
     timeout_s: float = 5.0
+    idempotency_key: str = ""
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     _client: Client | None = None
+    _writes: int = 0
 
     @property
     def client(self) -> Client:
@@ -44,8 +52,19 @@ class Session:
         if self._client is None:
             if not self.address:
                 raise Misuse("no address is given", next_step="set --address or CANARYCTL_ADDRESS")
-            self._client = Client(self.address, self.timeout_s)
+            self._client = Client(self.address, self.timeout_s, self.credentials)
         return self._client
+
+    @property
+    def credentials(self) -> Credentials:
+        """What the service is shown."""
+        return Credentials(
+            token=self.token,
+            token_file=self.token_file,
+            tls_ca=self.tls_ca,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+        )
 
     @property
     def admin(self) -> admin_pb2_grpc.AdminServiceStub:
@@ -59,8 +78,8 @@ class Session:
 
     @property
     def actor(self) -> str:
-        """Who asks: as given, or else the login name."""
-        if self.given_actor:
+        """Who asks: as given, or whom the credentials name, or else the login name."""
+        if self.given_actor or self.credentials.says_who:
             return self.given_actor
         try:
             return getpass.getuser()
@@ -74,7 +93,15 @@ class Session:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request
     ) -> Answer:
         """The service's answer. Raises Refusal."""
+        self._name(request)
         return self.client.call(method, request)
+
+    def _name(self, request: Any) -> None:
+        """Give a write its idempotency key; the second write of one command is KEY/2."""
+        if self.idempotency_key and hasattr(request, "change") and request.HasField("change"):
+            self._writes += 1
+            place = f"/{self._writes}" if self._writes > 1 else ""
+            request.change.idempotency_key = self.idempotency_key + place
 
     def policy(self, service: str, revision: int = 0) -> policy_pb2.Policy:
         """The stored policy, at ``revision`` or the current one."""

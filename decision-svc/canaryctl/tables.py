@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2
@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl.render import (
     NOTHING,
+    counted,
     filled,
     listed,
     mapped,
@@ -27,6 +28,10 @@ SHORT_HASH = 12
 OUTCOME_HEADINGS = (
     "version", "variant", "release", "requests", "errors", "p50", "p95", "p99", "lost",
 )  # fmt: skip
+FREEZE_HEADINGS = ("name", "start", "end", "time zone", "why")
+APPROVAL_HEADINGS = ("id", "move", "version", "up to", "by", "at", "until")
+API_VERSION_HEADINGS = ("version", "deprecated", "since", "sunset", "guide", "breaking changes")
+PLAN_HEADINGS = ("step", "weight", "hold", "samples", "gates")
 RULE_HEADINGS = ("#", "name", "source", "key", "matches", "goes to")
 VERSION_HEADINGS = (
     "version", "status", "build", "commit", "built", "released", "rolled back", "backend",
@@ -196,22 +201,148 @@ def identity(policy: policy_pb2.Policy) -> str:
 
 
 def compatibility(policy: policy_pb2.Policy) -> str:
-    """The API compatibility rules, under the header they read."""
+    """The API compatibility rules, under the places that name a client's version."""
     found = policy.compatibility
     rows = [
         (getattr(r, "from"), r.to, "yes" if r.compatible else "no", r.notes) for r in found.rules
     ]
-    title = f"compatibility by header {found.header or NOTHING}"
+    title = f"compatibility by {_places(found)}"
     return section(title, ("from", "to", "compatible", "notes"), rows)
+
+
+def _places(c: policy_pb2.Compatibility) -> str:
+    named = (("header", c.header), ("path", c.path_prefix), ("media type", c.media_type))
+    return listed(f"{kind} {place}" for kind, place in named if place) or "nothing"
+
+
+def api_versions(policy: policy_pb2.Policy) -> str:
+    """What is known of the versions of the API that clients speak."""
+    rows = map(_api_version, policy.compatibility.api_versions)
+    return section("API versions", *filled(API_VERSION_HEADINGS, rows))
+
+
+def _api_version(v: policy_pb2.ApiVersion) -> tuple[str, ...]:
+    return (
+        v.version,
+        "yes" if v.deprecated else "no",
+        moment(v.deprecated_at),
+        moment(v.sunset_date),
+        v.migration_guide,
+        "; ".join(v.breaking_changes),
+    )
+
+
+def overrides(policy: policy_pb2.Policy) -> str:
+    """How testers force a variant."""
+    found = policy.overrides
+    rows = (
+        ("believed key", found.public_key or "none: no token counts"),
+        ("header", found.header or "x-canary-override (default)"),
+        ("cookie", found.cookie or "canary_override (default)"),
+    )
+    return pairs(rows)
+
+
+def revoked(policy: policy_pb2.Policy) -> str:
+    """The overrides that are not believed any more."""
+    rows = [(r.id, moment(r.expires_at)) for r in policy.overrides.revoked]
+    return section("revoked", ("override", "forgotten after"), rows)
+
+
+def deprecation(told: policy_pb2.Deprecation) -> str:
+    """What the client is told of its API version, in one line."""
+    said = [f"deprecated since {moment(told.since)}"]
+    if told.HasField("sunset"):
+        said.append(f"stops working {moment(told.sunset)}")
+    if told.link:
+        said.append(f"see {told.link}")
+    return f"the client's API version is {', '.join(said)}"
+
+
+def guards(policy: policy_pb2.Policy) -> str:
+    """Which moves need a second person."""
+    needs = policy.guards.approvals
+    moves = [
+        move
+        for move, is_needed in (("start", needs.start), ("promote", needs.promote))
+        if is_needed
+    ]
+    if needs.HasField("above"):
+        moves.append(f"raise above {percent(needs.above)}")
+    return f"a second person is needed for: {listed(moves) or 'nothing'}"
+
+
+def freezes(policy: policy_pb2.Policy) -> str:
+    """When nothing is started, raised or promoted."""
+    rows = [(f.name, f.start, f.end, f.time_zone, f.reason) for f in policy.guards.freezes]
+    return section("freezes", FREEZE_HEADINGS, rows)
+
+
+def approvals(policy: policy_pb2.Policy) -> str:
+    """The consents that nobody has used yet."""
+    return section("approvals", APPROVAL_HEADINGS, map(_approval, policy.approvals))
+
+
+def _approval(a: policy_pb2.Approval) -> tuple[str, ...]:
+    is_promotion = a.move == policy_pb2.APPROVED_MOVE_PROMOTE
+    return (
+        a.id,
+        word(policy_pb2.ApprovedMove.DESCRIPTOR, a.move),
+        a.version,
+        NOTHING if is_promotion else percent(a.percentage),
+        a.by,
+        moment(a.at),
+        moment(a.expires_at),
+    )
+
+
+def plan(policy: policy_pb2.Policy) -> str:
+    """The steps of the plan."""
+    rows = [_step(i, s) for i, s in enumerate(policy.plan.steps, 1)]
+    return section("plan", PLAN_HEADINGS, rows)
+
+
+def _step(position: int, s: policy_pb2.PlanStep) -> tuple[object, ...]:
+    gates = [
+        f"{word(policy_pb2.GateKind.DESCRIPTOR, g.kind)}{f' {g.name}' if g.name else ''}"
+        for g in s.gates
+    ]
+    samples = f"{s.min_samples:,}" if s.min_samples else NOTHING
+    return (position, percent(s.weight), s.hold or "30m", samples, listed(gates))
+
+
+def halted(found: Iterable[admin_pb2.Halted]) -> str:
+    """What became of each service when all were halted."""
+    rows = [(h.service_key, h.revision or NOTHING, h.trouble or "halted") for h in found]
+    return section("halted", ("service", "revision", "what"), rows)
 
 
 def policy_page(policy: policy_pb2.Policy) -> list[str]:
     """A whole policy."""
     heading = f"{policy.service_key}, revision {policy.revision}"
     shown = (
-        release, versions, rules, compatibility, whitelist, segments, flags, bucketing, identity,
+        release, versions, rules, compatibility, api_versions, whitelist, segments, flags,
+        bucketing, identity, overrides, revoked, guards, freezes, approvals, plan,
     )  # fmt: skip
     return [heading, *(show(policy) for show in shown)]
+
+
+def shadow(found: admin_pb2.GetShadowResponse) -> str:
+    """How a shadow's decisions differ from those in force."""
+    variants, reasons = policy_pb2.Variant.DESCRIPTOR, policy_pb2.Reason.DESCRIPTOR
+    total = sum(count.requests for count in found.counts)
+    rows = [
+        (
+            f"{word(variants, c.in_force)} ({word(reasons, c.in_force_reason)})",
+            f"{word(variants, c.shadow)} ({word(reasons, c.shadow_reason)})",
+            "" if c.in_force == c.shadow else "moves",
+            f"{c.requests:,}",
+            percent(100 * c.requests / total),
+        )
+        for c in sorted(found.counts, key=lambda count: -count.requests)
+    ]
+    title = f"shadow of {found.policy.service_key} until {moment(found.expires_at)}"
+    return section(title, ("in force", "shadow", "", "requests", "share"), rows)
 
 
 def services(summaries: Iterable[admin_pb2.ServiceSummary]) -> str:
@@ -231,7 +362,7 @@ def _service(s: admin_pb2.ServiceSummary) -> tuple[object, ...]:
 def effective(answers: Iterable[tuple[str, admin_pb2.GetEffectivePolicyResponse]]) -> str:
     """Which policy is in force at which gateways, and why."""
     rows = [_effective(service, e) for service, answer in answers for e in answer.policies]
-    return table(("service", "gateways", "baseline", "in force", "why"), rows)
+    return table(("service", "gateways", "baseline", "in force", "decides by", "why"), rows)
 
 
 def _effective(service: str, e: admin_pb2.EffectivePolicy) -> tuple[str, ...]:
@@ -241,8 +372,36 @@ def _effective(service: str, e: admin_pb2.EffectivePolicy) -> tuple[str, ...]:
         listed(e.gateways) or "any without a baseline",
         e.baseline_hash[:SHORT_HASH],
         "baseline" if e.is_baseline else stored,
+        decides_by(e.policy),
         e.why,
     )
+
+
+def decides_by(policy: policy_pb2.Policy) -> str:
+    """What a policy decides by, in one cell."""
+    found = policy.release
+    live = (policy_pb2.RELEASE_STATUS_IN_PROGRESS, policy_pb2.RELEASE_STATUS_PAUSED)
+    if found.status not in live or found.halted:
+        return "everybody gets stable"
+    lists = policy.whitelist
+    listed_ = len(lists.ips) + len(lists.users) + len(lists.consumers)
+    counts = (
+        counted(len(policy.rules), "rule") if policy.rules else "",
+        f"whitelist of {listed_:,}" if listed_ else "",
+        counted(len(policy.segments), "segment") if policy.segments else "",
+        counted(len(policy.flags), "flag") if policy.flags else "",
+        percent(found.percentage),
+    )
+    return listed(part for part in counts if part)
+
+
+def unused(a: policy_pb2.Approval) -> str:
+    """A consent that nobody has used yet, in one line."""
+    move = word(policy_pb2.ApprovedMove.DESCRIPTOR, a.move)
+    is_promotion = a.move == policy_pb2.APPROVED_MOVE_PROMOTE
+    limit = "" if is_promotion else f" up to {percent(a.percentage)}"
+    until = f"unused, until {moment(a.expires_at)}"
+    return f"approval {a.id} by {a.by} to {move} {a.version}{limit}: {until}"
 
 
 def baselines(found: Iterable[admin_pb2.BaselineInContact]) -> str:
@@ -263,6 +422,16 @@ def history(changes: Iterable[admin_pb2.ChangeRecord]) -> str:
     headings = ("revision", "at", "who", "what", "why")
     rows = [(c.revision, moment(c.at), c.actor, c.summary, c.reason) for c in changes]
     return section("history", headings, rows)
+
+
+def exposure(answer: admin_pb2.GetExposureResponse) -> Iterator[str]:
+    """How many users each variant of a release has served, and which, if that is told."""
+    variants = policy_pb2.Variant.DESCRIPTOR
+    rows = [(word(variants, e.variant), f"{e.users:,}") for e in answer.exposures]
+    yield section(f"exposure of release {answer.release_id}", ("variant", "users"), rows)
+    for found in answer.exposures:
+        if found.hashed_users:
+            yield "\n".join([word(variants, found.variant), *found.hashed_users])
 
 
 def profile(found: policy_pb2.Profile) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from google.protobuf.descriptor import EnumDescriptor
@@ -88,6 +88,24 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+class Duration(click.ParamType[int]):
+    """A length of time in whole seconds, written with its unit."""
+
+    name = "duration"
+    units: ClassVar = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        number, unit = text[:-1], self.units.get(text[-1:])
+        if (
+            unit is None
+            or not (number.isascii() and number.isdigit())
+            or not 0 < int(number) < 10**9
+        ):
+            self.fail(f"{value!r} is no length of time; write e.g. 90m, 12h or 7d", param, ctx)
+        return int(number) * unit
+
+
 EXPECTED_REVISION = click.IntRange(0, 2**63 - 1)
 REVISION = click.IntRange(1, 2**63 - 1)
 POSITION = click.IntRange(0, 2**32 - 1)
@@ -95,6 +113,7 @@ DAYS = click.IntRange(1, 2**32 - 1)
 PERCENTAGE = Percentage()
 MOMENT = Moment()
 SECONDS = Seconds()
+DURATION = Duration()
 HEADER = Named(":")
 SETTING = Named("=")
 

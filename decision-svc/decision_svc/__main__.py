@@ -55,6 +55,12 @@ DEFAULTS = Settings()
     help="How often revisions are compared with the store's.",
 )
 @click.option(
+    "--keep-exposed-users",
+    is_flag=True,
+    default=DEFAULTS.keep_exposed_users,
+    help="Keep who was served by a release, hashed, not only how many.",
+)
+@click.option(
     "--drain-s",
     default=DEFAULTS.drain_s,
     type=click.FloatRange(0),
@@ -65,6 +71,40 @@ DEFAULTS = Settings()
     default=DEFAULTS.log_level,
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="What is logged, as JSON lines on standard error.",
+)
+@click.option(
+    "--override-key",
+    default=DEFAULTS.override_key,
+    help="Private key (PEM, Ed25519) that overrides are signed with, the same for every replica; "
+    "empty: none are signed.",
+)
+@click.option(
+    "--access-file",
+    default=DEFAULTS.access_file,
+    help="Whose tokens, certificates and JWTs are believed, and their roles (YAML); read again "
+    "when it changes.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    default=DEFAULTS.insecure,
+    help="Ask nobody for credentials; only where every address is loopback or unix.",
+)
+@click.option(
+    "--tls-cert",
+    default=DEFAULTS.tls_cert,
+    help="Certificate (PEM) of both gRPC ports; read again when it changes.",
+)
+@click.option("--tls-key", default=DEFAULTS.tls_key, help="Its private key (PEM).")
+@click.option(
+    "--tls-client-ca",
+    default=DEFAULTS.tls_client_ca,
+    help="Authority (PEM) whose certificate every client must then have.",
+)
+@click.option(
+    "--health-listen",
+    default=DEFAULTS.health_listen,
+    help="One more address (gRPC, without TLS) that answers health and nothing else.",
 )
 def main(**options: Any) -> None:
     """Decide where requests go: stable or canary."""
@@ -84,12 +124,15 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     if not settings.redis_url:
         log.warning("no --redis-url: policies are kept in memory and lost at the end")
+    if settings.insecure:
+        log.warning("--insecure: whoever reaches these addresses may do everything")
     async with running(settings) as addresses:
         log.info(
             "ready",
             decision=addresses.decision_address,
             admin=addresses.admin_address,
             metrics=addresses.metrics_address,
+            **({"health": addresses.health_address} if addresses.health_address else {}),
         )
         await stop.wait()
         log.info("draining", up_to_s=settings.drain_s)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,16 +19,27 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from decision_svc.access import insecure
+from decision_svc.access.files import AccessFiles
+from decision_svc.access.gate import Gate
+from decision_svc.access.jwt import Fetcher
+from decision_svc.access.reload import Reloading, Source
+from decision_svc.access.tls import TlsFiles
+from decision_svc.audit import Audit
 from decision_svc.baselines import Baselines
 from decision_svc.decider import Decider
 from decision_svc.editor import Editor
-from decision_svc.errors import BadSettings
+from decision_svc.errors import BadAccess, BadSettings
+from decision_svc.exposure.collector import Collector
 from decision_svc.follower import Follower, cancel
 from decision_svc.metrics import Metrics
 from decision_svc.outcomes.gauges import refresh_for_ever
 from decision_svc.outcomes.memory import MemoryOutcomes
+from decision_svc.overrides import Signer, read_key
 from decision_svc.people import People
+from decision_svc.rpc import tls
 from decision_svc.rpc.admin import AdminService, Parts
+from decision_svc.rpc.admission import Admission
 from decision_svc.rpc.decision import DecisionService
 from decision_svc.rpc.errors import RefusalInterceptor
 from decision_svc.settings import Settings
@@ -63,6 +74,7 @@ class Running:
     decision_address: str
     admin_address: str
     metrics_address: str
+    health_address: str = ""
 
 
 @asynccontextmanager
@@ -74,6 +86,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             store = _redis(settings)
             stack.push_async_callback(store.aclose)
         metrics, snapshot, baselines = Metrics(), Snapshot(), Baselines()
+        admission, tls_files = _guarded(settings, metrics, stack)
         people = People(
             store,
             clock=time.monotonic,
@@ -81,7 +94,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             deadline_s=settings.person_deadline_ms / 1_000,
         )
         outcomes = MemoryOutcomes(time.monotonic)
-        decider = Decider(snapshot, baselines, people, _utc_now)
+        exposure = Collector(store, metrics, listed=settings.keep_exposed_users)
+        decider = Decider(snapshot, baselines, people, _utc_now, exposure.saw)
         editor = Editor(
             store, snapshot, metrics, clock=_utc_now, new_id=lambda: secrets.token_hex(4)
         )
@@ -105,34 +119,112 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 baselines=baselines,
                 decider=decider,
                 outcomes=outcomes,
+                audit=Audit(store, clock=_utc_now, new_salt=lambda: secrets.token_hex(16)),
+                links=store,
+                exposure=exposure,
+                exposed=store,
+                signer=_signer(settings),
             )
         )
 
-        decisions = _server(_DECISION_OPTIONS, healths, DECISION)
+        decisions = _server(_DECISION_OPTIONS, healths, DECISION, admission)
         decision_pb2_grpc.add_DecisionServiceServicer_to_server(decision_service, decisions)
-        admin = _server(_ADMIN_OPTIONS, healths, ADMIN)
+        admin = _server(_ADMIN_OPTIONS, healths, ADMIN, admission)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin_service, admin)
+        health_only = grpc.aio.server(options=_KEEPALIVE)
+        health_pb2_grpc.add_HealthServicer_to_server(healths, health_only)
         await _tell_health(healths, False, False)
 
         addresses = Running(
-            decision_address=_bind(decisions, "--listen", settings.listen),
-            admin_address=_bind(admin, "--admin-listen", settings.admin_listen),
+            decision_address=_bind(decisions, "--listen", settings.listen, tls_files),
+            admin_address=_bind(admin, "--admin-listen", settings.admin_listen, tls_files),
             metrics_address=_serve_metrics(settings.metrics_listen, metrics, stack),
+            health_address=_bind(health_only, "--health-listen", settings.health_listen)
+            if settings.health_listen
+            else "",
         )
         following = asyncio.create_task(follower.run())
         following.add_done_callback(_tell_failure)
         stack.push_async_callback(cancel, following)
         refreshing = asyncio.create_task(refresh_for_ever(outcomes, metrics))
         stack.push_async_callback(cancel, refreshing)
-        for server in (decisions, admin):
+        exposing = asyncio.create_task(exposure.flush_for_ever())
+        stack.push_async_callback(_tell_rest, exposing, exposure)
+        for server in (decisions, admin, *([health_only] if settings.health_listen else [])):
             await server.start()
             stack.push_async_callback(server.stop, settings.drain_s)
         stack.push_async_callback(healths.enter_graceful_shutdown)
         yield addresses
 
 
-def _server(options: list[tuple[str, int]], healths: Any, name: str) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=options + _KEEPALIVE)
+def _guarded(
+    settings: Settings, metrics: Metrics, stack: AsyncExitStack
+) -> tuple[Admission, TlsFiles | None]:
+    """What lets calls in, and what both ports show of themselves; None without TLS."""
+    gate = Gate(None, _utc_now)
+    files = AccessFiles(settings.access_file, gate.believe)
+    tls_files = _tls_files(settings)
+
+    def tell_state(file: str, is_well: bool) -> None:
+        metrics.credentials_outdated.labels(file).set(not is_well)
+
+    sources = []
+    if settings.access_file and settings.insecure:
+        raise BadSettings("--insecure: it asks nobody, so give no --access-file with it")
+    if settings.access_file:
+        sources.append(Source(name="access", paths=lambda: files.paths, load=files.load))
+    elif settings.insecure:
+        insecure.check(
+            {
+                "--listen": settings.listen,
+                "--admin-listen": settings.admin_listen,
+                "--metrics-listen": settings.metrics_listen,
+            }
+        )
+    else:
+        raise BadSettings(
+            "say who may call with --access-file FILE (docs/access.md); to try things out on "
+            "this machine alone, --insecure asks nobody"
+        )
+    if tls_files is not None:
+        sources.append(Source(name="tls", paths=lambda: tls_files.paths, load=tls_files.load))
+    reloading = Reloading(sources, tell_state)
+    try:
+        reloading.load()
+    except BadAccess as error:
+        what = "\n".join(("it cannot be used:", *error.complaints))
+        raise BadSettings(f"--access-file, --tls-*: {what}") from None
+    fetcher = Fetcher(
+        lambda: files.jwks_url, files.hear_keys, lambda is_well: tell_state("jwks", is_well)
+    )
+    if sources:
+        _keep_running(stack, reloading.run(gate.look_again))
+        _keep_running(stack, fetcher.run())
+    ports = (settings.listen, settings.admin_listen)
+    if tls_files is None and not all(map(insecure.is_local, ports)):
+        log.warning("no --tls-cert: tokens travel so that the network can read them")
+    return Admission(gate, metrics, fetcher.fetch), tls_files
+
+
+def _tls_files(settings: Settings) -> TlsFiles | None:
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise BadSettings("--tls-cert, --tls-key: give both or none")
+    if settings.tls_client_ca and not settings.tls_cert:
+        raise BadSettings("--tls-client-ca: give --tls-cert and --tls-key too")
+    if not settings.tls_cert:
+        return None
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def _keep_running(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    stack.push_async_callback(cancel, asyncio.create_task(work))
+
+
+def _server(
+    options: list[tuple[str, int]], healths: Any, name: str, admission: Admission
+) -> grpc.aio.Server:
+    interceptors = [admission, RefusalInterceptor()]
+    server = grpc.aio.server(interceptors=interceptors, options=options + _KEEPALIVE)
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     names = (name, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -146,12 +238,34 @@ def _redis(settings: Settings) -> RedisStore:
         raise BadSettings(f"--redis-url: {error}") from None
 
 
-def _bind(server: grpc.aio.Server, option: str, address: str) -> str:
+async def _tell_rest(exposing: asyncio.Task[None], exposure: Collector) -> None:
+    """Nobody is decided for any more: tell the store the last users."""
+    await cancel(exposing)
+    with suppress(StoreError):
+        await exposure.flush()
+
+
+def _signer(settings: Settings) -> Signer | None:
+    if not settings.override_key:
+        return None
+    key = read_key(settings.override_key)
+    return Signer(key, _utc_now, lambda: secrets.token_hex(8))
+
+
+def _bind(
+    server: grpc.aio.Server,
+    option: str,
+    address: str,
+    tls_files: TlsFiles | None = None,
+) -> str:
     """Bind and answer the address with the port that was given for port 0."""
     is_path = address.startswith("unix:")
     host = "" if is_path else _host_and_port(option, address)[0]
     try:
-        port = server.add_insecure_port(address)
+        if tls_files is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.credentials(tls_files))
     except RuntimeError as error:
         raise _cannot_listen(option, address) from error
     return address if is_path else f"{host}:{port}"

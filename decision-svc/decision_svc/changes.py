@@ -21,6 +21,7 @@ Document = dict[str, Any]
 Edit = Callable[[Document], Document]
 
 MAX_MEMBERS = 10_000
+MAX_APPROVALS = 100
 # What befalls a version after its registration; the rest makes it this build and no other.
 _LIFE = {"status": None, "release_date": None, "rollback_date": None}
 
@@ -29,6 +30,8 @@ def register_version(version: Mapping[str, Any]) -> Edit:
     """Add a version; registering the same one again changes nothing."""
 
     def edit(policy: Document) -> Document:
+        if version.get("status") == "canary":
+            raise BadRequest("version.status: a version becomes canary when its release starts")
         versions = policy.setdefault("versions", [])
         old = _find(versions, "version", version.get("version"))
         if old is not None:
@@ -59,6 +62,75 @@ def remove_version(name: str) -> Edit:
 
     def edit(policy: Document) -> Document:
         policy["versions"].remove(_idle_version(policy, name))
+        return policy
+
+    return edit
+
+
+def revert(earlier: Mapping[str, Any]) -> Edit:
+    """Go back to an earlier document, but for what must not be forgotten.
+
+    Guards and approvals stay, so that going back is no way around them; so do the key that
+    overrides are checked with and those that were revoked, and when versions were rolled back.
+    Memberships are read anew.
+    """
+
+    def edit(policy: Document) -> Document:
+        reverted = deepcopy(dict(earlier))
+        for field in ("revision", "membership_epoch", "guards", "approvals"):
+            _take(field, policy, reverted)
+        _keep_trust(policy, reverted)
+        _keep_rollbacks(policy, reverted)
+        return reverted
+
+    return in_turn(edit, renew_memberships)
+
+
+def _keep_trust(policy: Document, reverted: Document) -> None:
+    overrides = dict(reverted.get("overrides", {}))
+    for field in ("public_key", "revoked"):
+        _take(field, policy.get("overrides", {}), overrides)
+    reverted["overrides"] = overrides
+
+
+def _keep_rollbacks(policy: Document, reverted: Document) -> None:
+    rollbacks = {v["version"]: v.get("rollback_date") for v in policy.get("versions", [])}
+    for version in reverted.get("versions", []):
+        date = rollbacks.get(version["version"])
+        if date is not None and version.get("status") != "stable":
+            version["rollback_date"] = date
+
+
+def _take(field: str, source: Mapping[str, Any], target: Document) -> None:
+    """Give ``target`` the field as ``source`` has it."""
+    if field in source:
+        target[field] = deepcopy(source[field])
+    else:
+        target.pop(field, None)
+
+
+def approve(approval: Mapping[str, Any]) -> Edit:
+    """Add a consent to a move of a version that there is."""
+
+    def edit(policy: Document) -> Document:
+        _existing(policy.get("versions", []), "version", approval["version"], "version")
+        approvals = policy.setdefault("approvals", [])
+        if len(approvals) >= MAX_APPROVALS:
+            raise RefusedMove(
+                f"there are {len(approvals)} approvals that nobody used: withdraw some first"
+            )
+        approvals.append(dict(approval))
+        return policy
+
+    return edit
+
+
+def withdraw_approval(id_: str) -> Edit:
+    """Take a consent back."""
+
+    def edit(policy: Document) -> Document:
+        approvals = policy.get("approvals", [])
+        approvals.remove(_existing(approvals, "id", id_, "approval"))
         return policy
 
     return edit

@@ -14,7 +14,10 @@ from canary_engine.model import NOBODY, UNKNOWN, Decision, PersonNeeded, Policy,
 from decision_svc.baselines import Baselines
 from decision_svc.errors import BadRequest, NotFound
 from decision_svc.people import People
+from decision_svc.shadows import Shadows
 from decision_svc.snapshot import Snapshot
+
+Saw = Callable[[CompiledPolicy, Request, Decision], None]
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class Informed:
 
 
 class Decider:
-    """Decides questions. The clock gives UTC."""
+    """Decides questions. The clock gives UTC; ``saw`` is told of what a release decided."""
 
     def __init__(
         self,
@@ -67,9 +70,12 @@ class Decider:
         baselines: Baselines,
         people: People,
         clock: Callable[[], datetime],
+        saw: Saw = lambda compiled, request, decision: None,
     ) -> None:
         self._snapshot, self._baselines = snapshot, baselines
         self._people, self._clock = people, clock
+        self.shadows = Shadows()
+        self._saw = saw
 
     def now(self) -> datetime:
         """The moment, for decisions that are made together."""
@@ -87,12 +93,20 @@ class Decider:
             return _resend(compiled, baseline=False)
         answer = engine.decide(compiled, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
+            if answer.release_id:
+                self._saw(compiled, question.request, answer)
+            if compiled.shadow is not None:
+                self._shadow(compiled, question.request, answer, now)
             return answer
         person = self._people.copy(compiled.policy, answer.user)
         if person is None:
             return Waiting(compiled, question.request, answer.user, question.want_person)
         decision = engine.decide(compiled, question.request, person, now)
         assert isinstance(decision, Decision)
+        if decision.release_id:
+            self._saw(compiled, question.request, decision)
+        if compiled.shadow is not None:
+            self._shadow(compiled, question.request, decision, now)
         if question.want_person:
             return self._informed(decision, compiled.policy, answer.user, self._people.now())
         return decision
@@ -101,11 +115,24 @@ class Decider:
         """The decision that waited for the store; takes at most the people's deadline."""
         policy, began = waiting.compiled.policy, self._people.now()
         person = await self._people.read(policy, waiting.user)
-        decision = engine.decide(waiting.compiled, waiting.request, person, self._clock())
+        now = self._clock()
+        decision = engine.decide(waiting.compiled, waiting.request, person, now)
         assert isinstance(decision, Decision)
+        if decision.release_id:
+            self._saw(waiting.compiled, waiting.request, decision)
+        if waiting.compiled.shadow is not None:
+            self._shadow(waiting.compiled, waiting.request, decision, now)
         if waiting.want_person:
             return self._informed(decision, policy, waiting.user, began)
         return decision
+
+    def _shadow(
+        self, compiled: CompiledPolicy, request: Request, real: Decision, now: datetime
+    ) -> None:
+        other = engine.shadowed(compiled, request, now, self._people.copy)
+        shadow = compiled.policy.shadow
+        if other is not None and shadow is not None:
+            self.shadows.count(compiled.policy.service_key, shadow.expires_at, real, other)
 
     async def person(self, service_key: str, user: str) -> Known:
         """What is known of a user for the stored policy; NOBODY where there is no policy."""

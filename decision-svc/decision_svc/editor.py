@@ -4,31 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 
 import structlog
-from canary_engine import parse, release
-from canary_engine.errors import InvalidPolicy
-from canary_engine.model import Policy, Strategy
+from canary_engine import guards, parse, release
+from canary_engine.errors import RefusedMove
+from canary_engine.guards import Despite
+from canary_engine.model import Approval, ApprovedMove, Policy, Strategy
+from canary_engine.release import Move
 
+from decision_svc import changes
+from decision_svc.access import guarding
+from decision_svc.audit import revision_link
 from decision_svc.changes import Document, Edit
 from decision_svc.documents import stored_policy
-from decision_svc.errors import BadRequest
+from decision_svc.errors import AlreadyExists, BadRequest, NotFound
 from decision_svc.metrics import Metrics
 from decision_svc.snapshot import Snapshot
 from decision_svc.store import was_saved
 from decision_svc.store.protocol import (
+    ChainMoved,
     ChangeRecord,
+    Link,
     LostRace,
     MemberEdit,
     PolicyStore,
+    StoreError,
     StoreUnavailable,
+    Tail,
 )
 
 log = structlog.get_logger()
 
 MAX_TRIES = 10
 MAX_TEXT = 1_000
+MAX_KEY = 128
+LOOKED_THROUGH = 1_000
+"""In how many of the newest changes an idempotency key is looked for."""
+MAX_TOLD = 3
+"""How many of the changes that won a race are told to the loser."""
+MAX_TOLD_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +53,13 @@ class Who:
 
     actor: str
     reason: str
+    key: str = ""
+    """Names the request, so that it is done once; "" for none."""
+    digest: str = ""
+    """Stands for what the request asks for."""
 
     def check(self) -> None:
-        """Raise BadRequest unless both are said."""
+        """Raise BadRequest unless who and why are said."""
         complaints = [
             f"{name}: say {what}, in 1 to {MAX_TEXT:,} characters"
             for name, text, what in (
@@ -48,6 +68,8 @@ class Who:
             )
             if not 0 < len(text.strip()) <= MAX_TEXT
         ]
+        if len(self.key) > MAX_KEY:
+            complaints.append(f"idempotency_key: at most {MAX_KEY} characters")
         if complaints:
             raise BadRequest(*complaints)
 
@@ -75,19 +97,28 @@ class Editor:
         summary: str,
         edit: Edit,
         members: Sequence[MemberEdit] = (),
+        despite: frozenset[Despite] = frozenset(),
     ) -> int:
         """The new revision; the old one if the edit changes nothing.
 
         With ``expected`` the race is lost if the policy is at another revision. Without, a
-        lost race is run again on the new revision, for the edit may still apply.
+        lost race is run again on the new revision, for the edit may still apply. ``despite``
+        holds what speaks against a start and is overruled. Raises RefusedMove if a guard
+        stands in the way.
         """
         who.check()
         for attempt in range(MAX_TRIES):
             try:
-                return await self._try(service_key, expected, who, summary, edit, members)
-            except LostRace:
-                if expected is not None or attempt == MAX_TRIES - 1:
+                return await self._try(service_key, expected, who, summary, edit, members, despite)
+            except ChainMoved:
+                if attempt == MAX_TRIES - 1:
                     raise
+            except LostRace as lost:
+                done = await self._done_before(service_key, who)
+                if done is not None:
+                    return done
+                if expected is not None or attempt == MAX_TRIES - 1:
+                    raise await self._told(lost) from None
         raise AssertionError("the last try returns or raises")
 
     async def _try(
@@ -98,19 +129,34 @@ class Editor:
         summary: str,
         edit: Edit,
         members: Sequence[MemberEdit],
+        despite: frozenset[Despite],
     ) -> int:
-        before = await self._current(service_key)
+        # First what there is, then whether this was done: so nobody can do it in between.
+        before, tail = await self._newest(service_key)
+        done = await self._done_before(service_key, who)
+        if done is not None:
+            return done
         if expected is not None and expected != before.revision:
             raise LostRace(service_key, expected, before.revision)
-        after = parse.policy(edit(parse.document(before)))
+        after = _edited(before, edit)
         # An edit of segments renews the memberships, whether or not it changes any.
         if after == replace(before, membership_epoch=after.membership_epoch) and not members:
             return before.revision
-        return await self._save(after, before.revision + 1, who, summary, members)
+        # The one place where guards are asked, whatever call the edit comes from.
+        guarding.check(before, after)
+        after = guards.passed(before, after, actor=who.actor, now=self._clock(), despite=despite)
+        return await self._save(before, after, tail, who, summary, members)
 
     async def _save(
-        self, policy: Policy, revision: int, who: Who, summary: str, members: Sequence[MemberEdit]
+        self,
+        before: Policy,
+        policy: Policy,
+        tail: Tail,
+        who: Who,
+        summary: str,
+        members: Sequence[MemberEdit],
     ) -> int:
+        revision = before.revision + 1
         document = {**parse.document(policy), "revision": revision}
         record = ChangeRecord(
             revision=revision,
@@ -118,10 +164,13 @@ class Editor:
             at=self._clock(),
             reason=who.reason,
             summary=summary[:MAX_TEXT],
+            key=who.key,
+            digest=who.digest if who.key else "",
         )
-        await self._write(policy.service_key, document, record, members)
+        link = revision_link(tail, record, before, document, members, self._new_salt)
+        await self._write(policy.service_key, document, record, members, link)
         # This replica need not wait for its own announcement.
-        self._snapshot.put(parse.policy(document))
+        self._snapshot.put(replace(policy, revision=revision))
         self._metrics.changes.labels(policy.service_key).inc()
         self._metrics.revision.labels(policy.service_key).set(revision)
         log.info(
@@ -134,11 +183,46 @@ class Editor:
         )
         return revision
 
-    async def _current(self, service_key: str) -> Policy:
-        stored = await self._store.load(service_key)
+    async def _told(self, lost: LostRace) -> LostRace:
+        """The same with who changed what since, as far as the store can say."""
+        try:
+            newest = await self._store.changes(lost.service_key, lost.current + 1, MAX_TOLD)
+        except StoreError:
+            return lost
+        since = [record for record in newest if record.revision > lost.expected]
+        words = [
+            f"revision {r.revision} by {r.actor[:MAX_TOLD_TEXT]}: {r.summary[:MAX_TOLD_TEXT]}"
+            for r in since
+        ]
+        if since and since[-1].revision - 1 > lost.expected:
+            words.append("and more before")
+        return LostRace(lost.service_key, lost.expected, lost.current, "; ".join(words))
+
+    async def _newest(self, service_key: str) -> tuple[Policy, Tail]:
+        stored, tail = await self._store.newest(service_key)
         if stored is None:
-            return parse.policy({"service_key": service_key})
-        return stored_policy(service_key, stored)
+            return parse.policy({"service_key": service_key}), tail
+        return stored_policy(service_key, stored), tail
+
+    async def _done_before(self, service_key: str, who: Who) -> int | None:
+        """The revision that this very request made; None if it made none, or has no name.
+
+        Raises AlreadyExists if another request had the name.
+        """
+        if not who.key:
+            return None
+        for record in await self._store.changes(service_key, limit=LOOKED_THROUGH):
+            if record.key == who.key:
+                if record.digest == who.digest:
+                    return record.revision
+                raise AlreadyExists(
+                    f"idempotency_key: {who.key!r} was given to another change, which made "
+                    f"revision {record.revision}: give every change a key of its own"
+                )
+        return None
+
+    def _new_salt(self) -> str:
+        return "".join(self._new_id() for _ in range(4))
 
     async def _write(
         self,
@@ -146,13 +230,14 @@ class Editor:
         document: Document,
         record: ChangeRecord,
         members: Sequence[MemberEdit],
+        link: Link,
     ) -> None:
         try:
-            await self._store.save(service_key, document, record, members)
+            await self._store.save(service_key, document, record, members, link)
         except StoreUnavailable:
             # It may have been done and the answer lost; a repeat cannot apply twice.
             try:
-                await self._store.save(service_key, document, record, members)
+                await self._store.save(service_key, document, record, members, link)
             except LostRace:
                 if not await was_saved(self._store, service_key, record):
                     raise
@@ -161,7 +246,7 @@ class Editor:
         """Start a release under a new id."""
         id_ = f"r-{self._new_id()}"
         now = self._clock()
-        return _moving(
+        return Moving(
             lambda policy: release.start(
                 policy,
                 id=id_,
@@ -175,21 +260,60 @@ class Editor:
 
     def set_percentage(self, share: int) -> Edit:
         """Change the share of the release in progress."""
-        return _moving(lambda policy: release.set_percentage(policy, share))
+        return Moving(lambda policy: release.set_percentage(policy, share))
 
-    def end_release(self, status: str) -> Edit:
-        """Complete the release or roll it back."""
+    def move_release(self, move: Move) -> Edit:
+        """Pause, resume, halt, promote, roll back or abandon the release."""
         now = self._clock()
-        match status:
-            case "completed":
-                return _moving(lambda policy: release.complete(policy, now))
-            case "rolled-back":
-                return _moving(lambda policy: release.roll_back(policy, now))
-        raise InvalidPolicy(["status: give completed or rolled-back"])
+        return Moving(lambda policy: release.BY_MOVE[move](policy, now))
+
+    def approve(
+        self, move: ApprovedMove, version: str, share: int, who: Who, valid_s: int
+    ) -> tuple[Edit, str]:
+        """Consent to a move by somebody else; the edit, and the approval's id.
+
+        A request that is sent again under its idempotency key is answered the same id.
+        """
+        now = self._clock()
+        id_ = sha256(who.key.encode()).hexdigest()[:8] if who.key else self._new_id()
+        approval = Approval(
+            id=f"a-{id_}",
+            move=move,
+            version=version,
+            share=share,
+            by=who.actor.strip(),
+            at=now,
+            expires_at=now + timedelta(seconds=valid_s),
+        )
+        return changes.approve(parse.document(approval)), approval.id
+
+    async def revert(self, service_key: str, revision: int) -> Edit:
+        """Go back to an earlier revision. Raises NotFound if there is none of that number."""
+        stored = await self._store.load(service_key, revision)
+        if stored is None:
+            raise NotFound(
+                f"revision: {service_key!r} has no revision {revision}, or it is no longer kept"
+            )
+        try:
+            earlier = stored_policy(service_key, stored)
+        except StoreError as error:
+            raise RefusedMove(f"cannot revert to revision {revision}: {error}") from error
+        return changes.revert(parse.document(earlier))
 
 
-def _moving(move: Callable[[Policy], Policy]) -> Edit:
-    def edit(document: Document) -> Document:
-        return parse.document(move(parse.policy(document)))
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """An edit that the engine makes: spared the document, which may have 10,000 versions."""
 
-    return edit
+    moved: Callable[[Policy], Policy]
+
+    def __call__(self, document: Document) -> Document:
+        return parse.document(self.moved(parse.policy(document)))
+
+
+def _edited(before: Policy, edit: Edit) -> Policy:
+    if not isinstance(edit, Moving):
+        return parse.policy(edit(parse.document(before)))
+    after = edit.moved(before)
+    parse.check(after)
+    return after

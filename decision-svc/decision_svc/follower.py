@@ -16,6 +16,7 @@ from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.protocol import (
+    UNREADABLE,
     PeopleStore,
     PolicyStore,
     StoreError,
@@ -84,7 +85,9 @@ class Follower:
         held = set(self._snapshot.policies())
         stored = await self._policies.revisions()
         for service_key, revision in stored.items():
-            if anew or revision != self._snapshot.revision(service_key):
+            if revision == UNREADABLE:
+                self._refuse(service_key, "its revision in the store is not a number")
+            elif anew or revision != self._snapshot.revision(service_key):
                 await self._bring(service_key)
         self._look_for_lost(held - set(stored))
         self._snapshot.set_loaded()

@@ -77,6 +77,18 @@ class Metrics:
         self.store_up = Gauge(
             "canary_store_up", "1 while the store answers.", registry=self.registry
         )
+        self.refused_calls = Counter(
+            "canary_calls_refused",
+            "Calls refused for what the caller showed, or may not do.",
+            ("code",),
+            registry=self.registry,
+        )
+        self.credentials_outdated = Gauge(
+            "canary_credentials_outdated",
+            "1 while a file of credentials is wrong and what was read before is in force.",
+            ("file",),
+            registry=self.registry,
+        )
         self.watchers = Gauge(
             "canary_policy_watchers", "Open policy streams.", registry=self.registry
         )
@@ -96,6 +108,11 @@ class Metrics:
             "canary_outcomes_uncounted",
             "What gateways heard of requests and could not count, or counted and could not tell.",
             ("why",),
+            registry=self.registry,
+        )
+        self.unexposed = Counter(
+            "canary_exposure_dropped",
+            "Users who were not counted for a release, because the store did not answer.",
             registry=self.registry,
         )
         self._latency = Gauge(

@@ -19,3 +19,11 @@ class Settings:
     compare_every_ms: int = 500
     drain_s: float = 5.0
     log_level: str = "info"
+    keep_exposed_users: bool = False
+    override_key: str = ""
+    access_file: str = ""
+    insecure: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    health_listen: str = ""

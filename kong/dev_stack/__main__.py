@@ -19,7 +19,7 @@ from dev_stack.stack import SERVICE_KEY, Plan, Stack
 
 RUNNING = """
   gateway     http://{proxy}/api/v1/hello        ({gateway} gateway, one user in twenty gets v1.3.0)
-  admin gRPC  {admin}
+  admin gRPC  {admin}        (--insecure: whoever reaches it may do everything)
   metrics     http://{metrics}/metrics
   logs        {logs}
 

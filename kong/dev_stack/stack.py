@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
+from canaryctl.signing_key import write_key
 
 from dev_stack.gateways import GATEWAYS, Gateway, PluginServer, command
 from dev_stack.processes import Process
@@ -65,6 +66,7 @@ class Stack:
         self.plugin_socket = run_dir / "plugin.sock"
         self.outcomes_socket = run_dir / "outcomes.sock"
         self.declarative = run_dir / "kong.yml"
+        self.override_key = run_dir / "override.pem"
         self.decision_address = plan.decision_listen
         self.admin_address = plan.admin_listen
         self.metrics_address = plan.metrics_listen
@@ -115,10 +117,13 @@ class Stack:
 
     def start_decision_service(self) -> None:
         """Start the decision service."""
+        if not self.override_key.exists():
+            write_key(str(self.override_key))
         self.decision = self._process(
             "decision-service",
             command(
                 "decision_svc",
+                "--insecure",
                 "--listen",
                 self.decision_address,
                 "--admin-listen",
@@ -127,6 +132,8 @@ class Stack:
                 self.metrics_address,
                 "--redis-url",
                 f"unix://{self.redis_socket}",
+                "--override-key",
+                str(self.override_key),
             ),
             '"ready"',
         )

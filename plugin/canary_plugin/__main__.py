@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from canary_plugin.credentials import CredentialFiles, Credentials
 from canary_plugin.listener import is_inherited
 
 
@@ -44,6 +45,12 @@ from canary_plugin.listener import is_inherited
     default="127.0.0.1:9465",
     help="HOST:PORT where Prometheus asks; port 0 is any free one, '' is nowhere.",
 )
+@click.option("--token-file", default="", help="File with the token for the decision service.")
+@click.option(
+    "--tls-ca", default="", help="TLS: authority (PEM) that signed the service's certificate."
+)
+@click.option("--tls-cert", default="", help="TLS: our certificate (PEM).")
+@click.option("--tls-key", default="", help="TLS: its private key (PEM).")
 @click.option("--drain-s", default=5.0, help="Longest wait for requests at the end.")
 @click.option(
     "--exit-with-parent", is_flag=True, help="End when the parent does: for Kong's start command."
@@ -68,6 +75,10 @@ def main(
     outcomes: str,
     outcomes_socket: str,
     metrics_listen: str,
+    token_file: str,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
     drain_s: float,
     exit_with_parent: bool,
     supervisor: bool,
@@ -89,6 +100,11 @@ def main(
     is_supervisor = supervisor and not worker
     if not path and not (is_supervisor and is_inherited(os.environ)):
         raise click.UsageError("give --socket PATH, the one that Kong's pluginserver setting names")
+    shown = CredentialFiles(token=token_file, ca=tls_ca, certificate=tls_cert, key=tls_key)
+    try:
+        Credentials(shown)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if is_supervisor:
         from canary_plugin.supervisor import Supervisor, worker_command
 
@@ -116,6 +132,7 @@ def main(
         drain_s=drain_s,
         socket_fd=socket_fd,
         restarts=restarts,
+        credentials=shown,
         # Kong waits for a worker that replaces a dead one; a successor has time.
         warm_up_s=0.5 if restarts and predecessor_fd is None else 2.0,
     )

@@ -33,10 +33,15 @@ def gather(
         # A policy may know users by another header than the config does.
         for name in {config.user_id_header, projection.user_id_header} & chosen.keys():
             chosen[name] = hashed(config.user_id_hash_key, chosen[name])
+    baked = cookies(headers.get("cookie") or "", reads.cookies) if reads.cookies else {}
+    reads_ip = reads.client_ip
+    if reads.client_ip_for_overrides:
+        # Nearly nobody carries an override, and asking Kong costs as much as all of this.
+        reads_ip = projection.override_header in chosen or projection.override_cookie in baked
     return Request(
         headers=chosen,
-        cookies=cookies(headers.get("cookie") or "", reads.cookies) if reads.cookies else {},
-        client_ip=gateway.client_ip() if reads.client_ip else "",
+        cookies=baked,
+        client_ip=gateway.client_ip() if reads_ip else "",
         path=gateway.path()[:MAX_VALUE] if reads.path else "",
         consumer=gateway.consumer() if reads.consumer else "",
         flags=config.flags,

@@ -139,6 +139,12 @@ class Gateway:
         """Set a header of the response to the client."""
         self._kong.response.set_header(name, clean(value))
 
+    def set_response_headers(self, headers: Mapping[str, str]) -> None:
+        """Set headers of the response to the client; one call for all. Those that the upstream
+        sends stay beside them.
+        """
+        self._kong.response.set_headers({k: clean(v) for k, v in headers.items()})
+
     def add_cookie(self, cookie: str) -> None:
         """Add a Set-Cookie header to the response."""
         self._kong.response.add_header("Set-Cookie", clean(cookie))

@@ -11,6 +11,7 @@ from canary_engine.outcomes import Labels
 
 from canary_plugin.config import BASELINE_ID, Baseline, Config
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
+from canary_plugin.deprecation import deprecation_headers
 from canary_plugin.facts import gather
 from canary_plugin.gateway import Gateway, Headers, Pdk, Service
 from canary_plugin.ids import Ids
@@ -85,6 +86,8 @@ class Handler:
         baseline = self._baseline(service_key)
         drawn = _new_key()
         decision = self._decide(gateway, headers, service_key, baseline, drawn)
+        if decision.deprecation is not None:
+            gateway.set_response_headers(deprecation_headers(decision.deprecation))
         return self._route(gateway, service, service_key, decision, drawn)
 
     def _baseline(self, service_key: str) -> Baseline | None:
@@ -116,6 +119,9 @@ class Handler:
             )
 
         projection = self._decider.projection(service_key, baseline)
+        if projection.override_header in headers:
+            # The upstream need not know who tests, nor see what would make it a tester.
+            gateway.clear_request_header(projection.override_header)
         try:
             return self._asked(question_by, projection)
         except Undecided as trouble:

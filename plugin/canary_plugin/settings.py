@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from canary_plugin.credentials import NO_CREDENTIALS, CredentialFiles
 from canary_plugin.outcomes.ledger import GRACE_S
 from canary_plugin.outcomes.sender import EVERY_S
 
@@ -32,3 +33,4 @@ class Settings:
     metrics_listen: str = ""
     """Where Prometheus asks; "" is nowhere."""
     restarts: int = 0
+    credentials: CredentialFiles = NO_CREDENTIALS

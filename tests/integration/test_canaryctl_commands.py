@@ -103,13 +103,13 @@ def test_a_write_answers_the_new_revision(ctl: Canaryctl) -> None:
     assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1}
 
 
-def test_a_release_is_started_steered_and_completed(ctl: Canaryctl) -> None:
+def test_a_release_is_started_steered_and_promoted(ctl: Canaryctl) -> None:
     ctl.with_release()
     assert "12.345 %" in ctl.ok("percentage SHOP 12.345% --reason x")
     shown = ctl.read("release show SHOP")
     assert (shown["revision"], shown["release"]["percentage"]) == (4, 12.345)
     assert shown["release"]["status"] == "in-progress"
-    ctl.ok("release complete SHOP --reason x")
+    ctl.ok("release promote SHOP --reason x")
     assert ctl.read("release show SHOP")["release"]["status"] == "completed"
     statuses = {v["version"]: v["status"] for v in ctl.read("version list SHOP")["versions"]}
     assert statuses == {"v1": "deprecated", "v2": "stable"}
@@ -337,7 +337,9 @@ def test_the_defaults_are_spelt_out(ctl: Canaryctl) -> None:
     ctl.with_release()
     assert "consumer, then the user id header (default)" in ctl.ok("bucketing show SHOP")
     assert "x-user-id (default)" in ctl.ok("identity show SHOP")
-    assert ctl.ok("compatibility show SHOP") == "compatibility by header -: none\n"
+    assert ctl.ok("compatibility show SHOP") == (
+        "compatibility by nothing: none\n\nAPI versions: none\n"
+    )
 
 
 def test_profiles_are_put_shown_and_removed(ctl: Canaryctl) -> None:
@@ -393,9 +395,30 @@ def test_the_status_shows_one_service_or_all(ctl: Canaryctl) -> None:
     (shown,) = ctl.read("status SHOP")["services"]
     assert (shown["service_key"], shown["stable_version"], shown["revision"]) == (ctl.shop, "v1", 3)
     assert shown["release"]["percentage"] == 5
-    assert [sorted(policy) for policy in shown["policies"]] == [["why"]]
+    assert [sorted(policy) for policy in shown["policies"]] == [["decides_by", "why"]]
     assert ctl.shop in {s["service_key"] for s in ctl.read("status")["services"]}
     assert "in-progress" in ctl.ok("status SHOP")
+
+
+def test_the_status_tells_what_stands_in_the_way_and_what_clients_are_told(
+    ctl: Canaryctl,
+) -> None:
+    ctl.with_release()
+    ctl.ok("guards set SHOP --above 25 --reason x")
+    ctl.ok("approve SHOP raise v2 --percentage 50 --reason x --actor ann")
+    line = "freeze add SHOP F --start 2020-01-01T00:00 --end 2099-01-01T00:00 --time-zone UTC"
+    ctl.ok(f"{line} --reason x")
+    old = "api_versions: [{version: v1, deprecated: true, sunset_date: 2030-01-01T00:00:00Z}]"
+    ctl.ok("compatibility set SHOP -f - --reason x", old)
+    page = ctl.ok("status SHOP")
+    assert "frozen by F until 2099-01-01T00:00:00 UTC" in page
+    assert "a second person is needed for: raise above 25 %" in page
+    assert "by ann to raise v2 up to 50 %: unused" in page
+    assert "API version v1 is deprecated, sunset 2030-01-01T00:00:00Z" in page
+    (shown,) = ctl.read("status SHOP")["services"]
+    assert shown["needs_second_person"] == {"above": 25}
+    assert [freeze["name"] for freeze in shown["freezes_in_force"]] == ["F"]
+    assert [approval["by"] for approval in shown["approvals"]] == ["ann"]
 
 
 def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
@@ -431,6 +454,13 @@ def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
         table = ctl.ok("status SHOP")
         assert "kong-1" in table
         assert effective["why"] in table
+        assert "in force at kong-1: the gateway's baseline" in table
+        ctl.with_release().ok(
+            "rule add SHOP r --source path --exact /x --variant canary --reason x"
+        )
+        table = ctl.ok("status SHOP")
+        assert "in force at kong-1: the stored policy" in table
+        assert "not in force at kong-1: the gateway's baseline: 5 %" in table
         assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
         watching.cancel()
 
@@ -458,6 +488,7 @@ def test_explain_lists_every_stage(ctl: Canaryctl) -> None:
     answer = ctl.with_release().read("explain SHOP")
     assert [stage["reason"] for stage in answer["stages"]] == [
         "no-release",
+        "override",
         "rule",
         "compatibility",
         "whitelist",

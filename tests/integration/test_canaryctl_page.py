@@ -11,6 +11,7 @@ import click
 import pytest
 from canaryctl.app import cli
 from click.testing import CliRunner
+from support.overrides import key_file
 from support.redis_server import running_redis
 from support.service import serve_in_thread
 
@@ -62,7 +63,7 @@ def test_every_example_of_the_page_runs_in_its_order(
     monkeypatch.setenv("CANARYCTL_ACTOR", "reader")
     for name, content in files():
         Path(name).write_text(content)
-    with serve_in_thread(**store) as service:
+    with serve_in_thread(override_key=key_file(tmp_path), **store) as service:
         monkeypatch.setenv("CANARYCTL_ADDRESS", service.admin_address)
         for line in EXAMPLES:
             run(line)

@@ -62,7 +62,12 @@ class Process:
 async def started(*options: str) -> AsyncIterator[Process]:
     process = Process(
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "decision_svc", *options, stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "decision_svc",
+            "--insecure",
+            *options,
+            stderr=asyncio.subprocess.PIPE,
         )
     )
     try:

@@ -254,7 +254,7 @@ async def test_a_release_that_ends_while_the_service_is_cut_off_ends_when_it_is_
         assert (await kong.access(instance, USERS[0])).variant == "canary"
         await spy.heard()
         await spy.stop()
-        await admin.do("EndRelease", status="rolled-back")
+        await admin.do("MoveRelease", move="roll-back")
         assert (await known_alone(kong, instance, troubles, USERS[0])).variant == "canary"
         spy.told.clear()
         await spy.start()

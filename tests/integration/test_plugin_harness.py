@@ -225,6 +225,11 @@ class Admin:
         )
         await getattr(self._stub, method)(message, timeout=WITHIN_S)
 
+    async def policy(self) -> policy_pb2.Policy:
+        """The stored policy."""
+        request = admin_pb2.GetPolicyRequest(service_key=KEY)
+        return (await self._stub.GetPolicy(request, timeout=WITHIN_S)).policy
+
     async def profile(self, user: str, **fields: Any) -> None:
         """Put a user's profile."""
         document = {"profile": {"user": user, **fields}, "actor": "kim", "reason": "a test"}
@@ -266,11 +271,11 @@ async def administering(service: Running) -> AsyncIterator[Admin]:
 
 @asynccontextmanager
 async def stage(
-    *, spread: int = 1, is_mute: bool = False, **settings: Any
+    *, spread: int = 1, is_mute: bool = False, override_key: str = "", **settings: Any
 ) -> AsyncIterator[tuple[Kong, Spy, Admin, Troubles]]:
     """Kong, plugin server, spy, real decision service; ``is_mute``: no policy is ever told."""
     async with AsyncExitStack() as later:
-        service = await later.enter_async_context(running_service())
+        service = await later.enter_async_context(running_service(override_key=override_key))
         spy, address = await later.enter_async_context(spying(service.decision_address))
         admin = await later.enter_async_context(administering(service))
         if is_mute:

@@ -45,7 +45,9 @@ async def staged(decider: str, **config: Any) -> AsyncIterator[Staged]:
     async with stage(spread=20, decider=decider) as (kong, spy, admin, troubles):
         await prepare(admin)
         instance = await kong.start(PATIENT | config)
-        await until(lambda: any(len(m.policy.segments) == 2 for m in spy.told))
+        # All of it: what is learnt of a user before the last change is of no use after it.
+        newest = (await admin.policy()).revision
+        await until(lambda: any(m.policy.revision == newest for m in spy.told))
         yield kong, spy, admin, troubles, instance
 
 

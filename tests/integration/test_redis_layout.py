@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from canary_engine.model import Profile
-from decision_svc.store.protocol import ChangeRecord, MemberEdit, StoreError, StoreUnavailable
+from decision_svc.store.protocol import (
+    KEPT_REVISIONS,
+    UNREADABLE,
+    ChangeRecord,
+    Link,
+    MemberEdit,
+    StoreError,
+    StoreUnavailable,
+)
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
 from support.redis_server import RedisServer, free_port, running_redis
@@ -151,6 +159,32 @@ async def test_a_name_in_the_index_without_a_policy_is_absent(
     assert await store.revisions() == {"shop": 1, "crashed before the write": 1}
 
 
+async def test_links_are_kept_where_the_adapter_says(store: RedisStore, client: Redis) -> None:
+    await store.save("shop", {}, record(1), (), Link(sequence=1, entry="{}", hash="ab"))
+    await store.append("shop", Link(sequence=2, entry='{"a":"支付"}', hash="cd"))
+    await store.append("", Link(sequence=1, entry="{}", hash="ef"))
+    assert await client.lrange("canary:{shop}:audit", 0, -1) == [
+        b"ab {}",
+        'cd {"a":"支付"}'.encode(),
+    ]
+    assert await client.lrange("canary:audit", 0, -1) == [b"ef {}"]
+
+
+async def test_documents_that_were_kept_before_there_was_a_bound_are_forgotten_in_steps(
+    store: RedisStore, client: Redis
+) -> None:
+    old: dict[Any, Any] = {str(n): "{}" for n in range(1, 2 * KEPT_REVISIONS + 501)}
+    await client.hset("canary:{shop}:revisions", mapping=old)
+    await client.hset("canary:{shop}:policy", mapping={"revision": str(len(old)), "document": "{}"})
+    kept = []
+    for revision in range(len(old) + 1, len(old) + 4):
+        await write(store, revision)
+        kept.append(await client.hlen("canary:{shop}:revisions"))
+    assert kept == [1_501, 1_000, 1_000]
+    assert await store.load("shop", len(old) + 3 - KEPT_REVISIONS) is None
+    assert await store.load("shop", len(old) + 4 - KEPT_REVISIONS) == {}
+
+
 async def test_a_write_puts_a_lost_index_right(store: RedisStore, client: Redis) -> None:
     await write(store, 1)
     await client.delete("canary:services")
@@ -221,7 +255,7 @@ async def test_a_profile_that_another_program_wrote_is_read(
     assert not await client.hexists("canary:profile:u1", "unheard")
 
 
-@pytest.mark.parametrize("key", ["policy", "revisions", "changes", "members:beta"])
+@pytest.mark.parametrize("key", ["policy", "revisions", "changes", "audit", "members:beta"])
 async def test_a_key_of_another_type_stops_a_write_before_it_begins(
     store: RedisStore, client: Redis, key: str
 ) -> None:
@@ -240,10 +274,22 @@ async def test_a_revision_that_is_not_a_number_stops_a_write_and_is_reported(
     await write(store, 1)
     await client.hset("canary:{shop}:policy", "revision", "one")
     before = await _contents(client)
-    for question in (write(store, 2), store.revisions()):
-        with pytest.raises(StoreError, match=r"canary:\{shop\}:policy has a revision"):
-            await question
+    with pytest.raises(StoreError, match=r"canary:\{shop\}:policy has a revision"):
+        await write(store, 2)
     assert await _contents(client) == before
+
+
+@pytest.mark.parametrize("spoiled", ["not a number", "not a hash"])
+async def test_a_revision_that_cannot_be_read_keeps_no_other_service_key_from_being_served(
+    store: RedisStore, client: Redis, spoiled: str
+) -> None:
+    for key in ("bakery", "shop", "zoo"):
+        await write(store, 1, key)
+    if spoiled == "not a number":
+        await client.hset("canary:{shop}:policy", "revision", "one")
+    else:
+        await client.set("canary:{shop}:policy", "something else")
+    assert await store.revisions() == {"bakery": 1, "shop": UNREADABLE, "zoo": 1}
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,17 @@ class Admin:
             "RegisterVersion",
             version={"version": CANARY, "backend": {"upstream": CANARY_UPSTREAM}},
         )
+        # A test before may have rolled it back.
+        fields.setdefault("despite_rollback", "another test")
         started = self("StartRelease", version=CANARY, percentage=percentage, **fields)
         return int(started.revision)
 
     def end(self) -> None:
-        """Roll the release back if there is one in progress, and remove rules and segments."""
+        """Abandon the release if there is one in progress, and remove rules and segments."""
         for service in self("ListServices").services:
             if service.service_key == self.service_key:
                 if service.release.status in (1, 2):
-                    self("EndRelease", status="rolled-back")
+                    self("MoveRelease", move="abandon")
                 self._clear()
 
     def _clear(self) -> None:

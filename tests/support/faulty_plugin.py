@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from canary_plugin import __main__, app, supervisor
+from canary_plugin import __main__, supervisor
+from canary_plugin.outcomes import hearing
 from canary_plugin.outcomes.handlers import ListeningHandler
 
 BEFORE_ANY_CALL, AFTER_A_CALL, AFTER_HEADERS = "raises-first", "raises-second", "raises-last"
@@ -42,5 +43,5 @@ def worker_command(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     supervisor.worker_command = worker_command
-    app.ListeningHandler = FaultyHandler  # type: ignore[attr-defined]
+    hearing.ListeningHandler = FaultyHandler  # type: ignore[attr-defined]
     __main__.main()

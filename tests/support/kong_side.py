@@ -32,6 +32,7 @@ ANSWERS: dict[str, Any] = {
     "kong.service.request.clear_header": None,
     "kong.response.set_header": None,
     "kong.response.add_header": None,
+    "kong.response.set_headers": None,
     "kong.log.set_serialize_value": None,
 }
 _STEPS = {

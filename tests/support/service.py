@@ -16,8 +16,12 @@ ANY_PORT = "127.0.0.1:0"
 
 @asynccontextmanager
 async def running_service(**settings: Any) -> AsyncIterator[Running]:
-    """A service with its own memory store, or the store that ``redis_url`` names."""
+    """A service with its own memory store, or the store that ``redis_url`` names.
+
+    It asks nobody for credentials unless an ``access_file`` is given.
+    """
     chosen = {"listen": ANY_PORT, "admin_listen": ANY_PORT, "metrics_listen": ""} | settings
+    chosen.setdefault("insecure", "access_file" not in settings)
     async with running(Settings(**{"drain_s": 0.1, **chosen})) as addresses:
         yield addresses
 

@@ -83,6 +83,7 @@ async def test_before_the_decision_service_has_ever_spoken_everybody_is_stable_t
     async with load(stack.gateway.address, users, clients=CLIENTS) as found:
         await found.round()
         await asyncio.to_thread(stack.start_decision_service)
+        await until(lambda: stack.plugin_samples()["canary_plugin_policies"] > 0, "every policy")
         await until_asked(stack, found)
         await found.more(CLIENTS)  # what was asked before that is answered
         undecided, wrong = sum(stack.undecided().values()), len(found.wrong)

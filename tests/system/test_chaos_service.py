@@ -134,13 +134,14 @@ def behind(stack: Chaos, backup: Path) -> Iterator[str]:
         options = ("--listen", ANY_PORT, "--admin-listen", ANY_PORT, "--metrics-listen", ANY_PORT)
         replica = Process(
             "replica",
-            command("decision_svc", *options, "--redis-url", store.url),
+            command("decision_svc", "--insecure", *options, "--redis-url", store.url),
             stack.plan.run_dir / "replica.log",
             ready_word='"store reached"',
         )
         replica.start()
         try:
-            yield str(json.loads(replica.output().splitlines()[0])["decision"])
+            said = (json.loads(line) for line in replica.output().splitlines())
+            yield next(str(line["decision"]) for line in said if "decision" in line)
         finally:
             replica.kill()
 

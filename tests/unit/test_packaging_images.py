@@ -154,6 +154,7 @@ def test_the_decision_service_s_image_builds_serves_and_knows_its_health(tmp_pat
         "CANARY_LISTEN": f"127.0.0.1:{free_port()}",
         "CANARY_ADMIN_LISTEN": "127.0.0.1:0",
         "CANARY_METRICS_LISTEN": "127.0.0.1:0",
+        "CANARY_INSECURE": "1",
         "PYTHONPATH": "",
     }
     with started(DECISION_SVC, environment, '"ready"'):

@@ -54,5 +54,7 @@ def explain(
 
 
 def _page(answer: admin_pb2.ExplainResponse) -> list[str]:
-    verdict = render.cell(tables.verdict(answer.decision, answer.stages))
-    return [verdict, tables.stages(answer.stages), f"in force: {render.cell(answer.in_force)}"]
+    page = [render.cell(tables.verdict(answer.decision, answer.stages))]
+    if answer.decision.HasField("deprecation"):
+        page.append(render.cell(tables.deprecation(answer.decision.deprecation)))
+    return [*page, tables.stages(answer.stages), f"in force: {render.cell(answer.in_force)}"]

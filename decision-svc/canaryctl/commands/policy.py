@@ -6,7 +6,7 @@ import click
 from canary.admin.v1 import admin_pb2
 
 from canaryctl import render, tables
-from canaryctl.options import Noun, Verb, reads
+from canaryctl.options import Noun, Verb, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import REVISION
 
@@ -23,6 +23,19 @@ def show(session: Session, service: str, revision: int | None) -> None:
     """Show the stored policy whole."""
     found = session.policy(service, revision or 0)
     session.show({"policy": render.document(found)}, lambda: tables.policy_page(found))
+
+
+@policy.command("revert")
+@writes
+@click.argument("revision", type=REVISION)
+def revert(session: Session, change: admin_pb2.Change, revision: int) -> None:
+    """Go back to REVISION, as a new revision.
+
+    Guards, approvals, revoked overrides and the listed members of segments stay as they are now.
+    """
+    request = admin_pb2.RevertRequest(change=change, revision=revision)
+    answer = session.call(session.admin.Revert, request)
+    session.tell_written(answer, change, f"went back to revision {revision}")
 
 
 @policy.command("effective")

@@ -59,9 +59,12 @@ def show_identity(session: Session, service: str) -> None:
 @compatibility.command("show")
 @reads
 def show_compatibility(session: Session, service: str) -> None:
-    """Show the API compatibility rules."""
+    """Show the API compatibility rules, and what is known of API versions."""
     policy = session.policy(service)
-    session.show(_document(policy, "compatibility"), lambda: [tables.compatibility(policy)])
+    session.show(
+        _document(policy, "compatibility"),
+        lambda: [tables.compatibility(policy), tables.api_versions(policy)],
+    )
 
 
 @bucketing.command("set")
@@ -141,10 +144,15 @@ def set_identity(
 @compatibility.command("set")
 @writes
 @click.option(
-    "-f", "--file", "path", metavar="FILE", required=True, help="Header and rules (- is stdin)."
+    "-f",
+    "--file",
+    "path",
+    metavar="FILE",
+    required=True,
+    help="Places, rules and API versions (- is stdin).",
 )
 def set_compatibility(session: Session, change: admin_pb2.Change, path: str) -> None:
-    """Replace the API compatibility rules by those in FILE."""
+    """Replace the places, the compatibility rules and the API versions by those in FILE."""
     chosen = read_one(path, "compatibility", policy_pb2.Compatibility)
     request = admin_pb2.SetCompatibilityRequest(change=change, compatibility=chosen)
     answer = session.call(session.admin.SetCompatibility, request)

@@ -33,6 +33,31 @@ def show(session: Session, service: str) -> None:
     session.show(document, lambda: [tables.release(policy)])
 
 
+@release.command("exposure")
+@reads
+@click.option("--release", "release_id", default="", metavar="ID", help="Which. [the latest]")
+@click.option("--users", "with_users", is_flag=True, help="List who, hashed, if that is kept.")
+def exposure(session: Session, service: str, release_id: str, with_users: bool) -> None:
+    """Show how many distinct users each variant of a release has served."""
+    request = admin_pb2.GetExposureRequest(
+        service_key=service, release_id=release_id, with_users=with_users
+    )
+    answer = session.call(session.admin.GetExposure, request)
+    session.show(
+        {
+            "service_key": service,
+            "release_id": answer.release_id,
+            "exposures": [_exposure(found) for found in answer.exposures],
+        },
+        lambda: tables.exposure(answer),
+    )
+
+
+def _exposure(found: admin_pb2.Exposure) -> dict[str, Any]:
+    # Nobody is a number, too.
+    return {**render.document(found), "users": found.users}
+
+
 @release.command("start")
 @writes
 @click.argument("version")
@@ -45,6 +70,18 @@ def show(session: Session, service: str) -> None:
     help="Which stages take part. [combined]",
 )
 @click.option("--salt", default="", help="Another release's salt, to pick the same people again.")
+@click.option(
+    "--despite-incompatible",
+    default="",
+    metavar="WHY",
+    help="Why it starts although it breaks a compatibility rule.",
+)
+@click.option(
+    "--despite-rollback",
+    default="",
+    metavar="WHY",
+    help="Why it starts although the version was rolled back.",
+)
 def start(
     session: Session,
     change: admin_pb2.Change,
@@ -52,6 +89,8 @@ def start(
     percentage: float,
     strategy: str | None,
     salt: str,
+    despite_incompatible: str,
+    despite_rollback: str,
 ) -> None:
     """Start a release of VERSION."""
     request = admin_pb2.StartReleaseRequest(
@@ -60,6 +99,8 @@ def start(
         percentage=percentage,
         strategy=value_of(policy_pb2.Strategy.DESCRIPTOR, strategy),
         salt=salt,
+        despite_incompatible=despite_incompatible,
+        despite_rollback=despite_rollback,
     )
     answer = session.call(session.admin.StartRelease, request)
     said = f"started the release of {version} at {render.percent(percentage)}"
@@ -82,24 +123,50 @@ percentage = _as_verb("percentage")
 release.add_command(percentage, "percentage")
 
 
-@release.command("complete")
-@writes
-def complete(session: Session, change: admin_pb2.Change) -> None:
-    """End the release: its version becomes stable, the old one deprecated."""
-    answer = _end(session, change, policy_pb2.RELEASE_STATUS_COMPLETED)
-    session.tell_written(answer, change, "completed the release")
+def _move(name: str, move: admin_pb2.Move.ValueType, said: str, explained: str) -> None:
+    """Add a command that moves the release and needs nothing else to be said."""
+
+    def run(session: Session, change: admin_pb2.Change) -> None:
+        request = admin_pb2.MoveReleaseRequest(change=change, move=move)
+        answer = session.call(session.admin.MoveRelease, request)
+        session.tell_written(answer, change, said)
+
+    release.command(name, help=explained)(writes(run))
 
 
-@release.command("rollback")
-@writes
-def rollback(session: Session, change: admin_pb2.Change) -> None:
-    """End the release: its version is withdrawn, everybody gets stable."""
-    answer = _end(session, change, policy_pb2.RELEASE_STATUS_ROLLED_BACK)
-    session.tell_written(answer, change, "rolled the release back")
-
-
-def _end(
-    session: Session, change: admin_pb2.Change, status: policy_pb2.ReleaseStatus.ValueType
-) -> admin_pb2.EndReleaseResponse:
-    request = admin_pb2.EndReleaseRequest(change=change, status=status)
-    return session.call(session.admin.EndRelease, request)
+_move(
+    "pause",
+    admin_pb2.MOVE_PAUSE,
+    "paused the release",
+    "Pause the release: it keeps its traffic, and nobody raises it.",
+)
+_move(
+    "resume",
+    admin_pb2.MOVE_RESUME,
+    "resumed the release",
+    "Let the release go on after a pause or a halt, with the percentage it had.",
+)
+_move(
+    "halt",
+    admin_pb2.MOVE_HALT,
+    "halted the release",
+    "Halt the release: everybody gets stable until it is resumed.",
+)
+_move(
+    "promote",
+    admin_pb2.MOVE_PROMOTE,
+    "promoted the release",
+    "End the release: its version becomes stable, the old one deprecated.",
+)
+_move(
+    "rollback",
+    admin_pb2.MOVE_ROLL_BACK,
+    "rolled the release back",
+    "End the release: its version is withdrawn, everybody gets stable.",
+)
+_move(
+    "abandon",
+    admin_pb2.MOVE_ABANDON,
+    "abandoned the release",
+    "End the release without holding anything against its version.",
+)

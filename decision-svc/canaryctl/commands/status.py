@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from canary.admin.v1 import admin_pb2
+from canary.policy.v1 import policy_pb2
+from canary_engine import parse
+from canary_engine.guards import is_frozen
 
 from canaryctl import render, tables
 from canaryctl.errors import NEXT_STEPS, Refusal
 from canaryctl.options import Verb, service_keys
 from canaryctl.session import Session
 
-Effective = dict[str, admin_pb2.GetEffectivePolicyResponse]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of one service key; without a summary there is no stored policy."""
+
+    service_key: str
+    summary: admin_pb2.ServiceSummary | None
+    policy: policy_pb2.Policy
+    effective: admin_pb2.GetEffectivePolicyResponse
+    baselines: list[admin_pb2.BaselineInContact]
 
 
 @click.command(cls=Verb)
 @click.argument("service", required=False, shell_complete=service_keys)
 @click.pass_obj
 def status(session: Session, service: str | None) -> None:
-    """Show what is released and which policy is in force where, and why."""
-    summaries = _summaries(session, service)
-    known = list(dict.fromkeys([*summaries, *_with_baselines(session, service)]))
-    if service is not None and not known:
+    """Show what is released, which policy is in force where, and why.
+
+    Of one SERVICE also the rules in force at each gateway, and the baseline that a release rules
+    over. Freezes in force, unused approvals and deprecated API versions are told of all.
+    """
+    summaries, declared = _summaries(session, service), _baselines(session, service)
+    with_baselines = sorted({b.baseline.policy.service_key for b in declared})
+    keys = list(dict.fromkeys([*summaries, *with_baselines]))
+    if service is not None and not keys:
         raise Refusal(
             "not-found",
             f"{service}: no policy is stored, and no gateway in contact declares one",
             NEXT_STEPS["not-found"].format(service=service),
         )
-    effective = {key: _effective(session, key) for key in known}
+    now = datetime.now(UTC)
+    known = [_known(session, key, summaries.get(key), declared) for key in keys]
     session.show(
-        {"services": [_document(key, summaries.get(key), effective[key]) for key in known]},
-        lambda: _page(summaries, effective),
+        {"services": [_document(one, now) for one in known]},
+        lambda: _page(known, now, is_one=service is not None),
     )
 
 
@@ -54,30 +75,106 @@ def _baselines(session: Session, service: str | None) -> list[admin_pb2.Baseline
     return list(session.call(session.admin.ListBaselines, request).baselines)
 
 
-def _with_baselines(session: Session, service: str | None) -> list[str]:
-    return sorted({b.baseline.policy.service_key for b in _baselines(session, service)})
-
-
-def _effective(session: Session, service: str) -> admin_pb2.GetEffectivePolicyResponse:
-    request = admin_pb2.GetEffectivePolicyRequest(service_key=service)
-    return session.call(session.admin.GetEffectivePolicy, request)
-
-
-def _document(
-    service: str,
+def _known(
+    session: Session,
+    key: str,
     summary: admin_pb2.ServiceSummary | None,
-    answer: admin_pb2.GetEffectivePolicyResponse,
-) -> dict[str, Any]:
+    declared: Iterable[admin_pb2.BaselineInContact],
+) -> Known:
+    request = admin_pb2.GetEffectivePolicyRequest(service_key=key)
+    return Known(
+        service_key=key,
+        summary=summary,
+        policy=session.policy(key) if summary is not None else policy_pb2.Policy(service_key=key),
+        effective=session.call(session.admin.GetEffectivePolicy, request),
+        baselines=[b for b in declared if b.baseline.policy.service_key == key],
+    )
+
+
+def _document(known: Known, now: datetime) -> dict[str, Any]:
     policies = [
-        {name: value for name, value in render.document(entry).items() if name != "policy"}
-        for entry in answer.policies
+        {
+            **{name: value for name, value in render.document(entry).items() if name != "policy"},
+            "decides_by": tables.decides_by(entry.policy),
+        }
+        for entry in known.effective.policies
     ]
-    said = render.document(summary) if summary is not None else {"service_key": service}
-    return {**said, "policies": policies}
+    summary, key = known.summary, {"service_key": known.service_key}
+    said = render.document(summary) if summary is not None else key
+    frozen = [render.document(freeze) for freeze in _frozen(known.policy, now)]
+    more = {
+        "needs_second_person": render.document(known.policy.guards.approvals),
+        "freezes_in_force": frozen,
+        "approvals": render.documents(_usable(known.policy, now)),
+        "deprecated_api_versions": render.documents(_deprecated(known.policy)),
+    }
+    return {**said, "policies": policies, **{name: value for name, value in more.items() if value}}
 
 
-def _page(summaries: dict[str, admin_pb2.ServiceSummary], effective: Effective) -> list[str]:
-    if not effective:
+def _page(found: list[Known], now: datetime, *, is_one: bool) -> list[str]:
+    if not found:
         return ["no services yet; register a version first: canaryctl version register --help"]
-    stored = tables.services(summaries.values()) if summaries else "no policy is stored"
-    return [stored, tables.effective(effective.items())]
+    summaries = [known.summary for known in found if known.summary is not None]
+    page = [
+        tables.services(summaries) if summaries else "no policy is stored",
+        tables.effective((known.service_key, known.effective) for known in found),
+    ]
+    notes = [note for known in found for note in _notes(known, now)]
+    if notes:
+        page.append("\n".join(notes))
+    return [*page, *_rules_now(found[0])] if is_one else page
+
+
+def _notes(known: Known, now: datetime) -> Iterator[str]:
+    """What stands in the way of the next move, and what clients are told, a line each."""
+    policy, key = known.policy, render.cell(known.service_key)
+    for freeze in _frozen(policy, now):
+        why = f" ({freeze.reason})" if freeze.reason else ""
+        until = f"until {freeze.end} {freeze.time_zone}{why}"
+        yield render.cell(f"{key}: frozen by {freeze.name} {until}: nothing is started or raised")
+    if policy.guards.HasField("approvals"):
+        yield f"{key}: {render.cell(tables.guards(policy))}"
+    for approval in _usable(policy, now):
+        yield render.cell(f"{key}: {tables.unused(approval)}")
+    for version in _deprecated(policy):
+        at = version.HasField("sunset_date")
+        sunset = f", sunset {render.moment(version.sunset_date)}" if at else ""
+        yield render.cell(f"{key}: API version {version.version} is deprecated{sunset}")
+
+
+def _rules_now(known: Known) -> Iterator[str]:
+    """The rules in force, and the baselines that wait for the end of the release."""
+    for entry in known.effective.policies:
+        where = render.listed(entry.gateways) or "any gateway without a baseline"
+        which = "the gateway's baseline" if entry.is_baseline else "the stored policy"
+        yield render.cell(f"in force at {where}: {which}, because {entry.why}")
+        yield tables.rules(entry.policy)
+        if _has_any(entry.policy.whitelist):
+            yield tables.whitelist(entry.policy)
+        if entry.policy.segments:
+            yield tables.segments(entry.policy)
+        if entry.policy.flags:
+            yield tables.flags(entry.policy)
+        ruled_over = [b for b in known.baselines if b.baseline.hash == entry.baseline_hash]
+        for declared in ruled_over if not entry.is_baseline else ():
+            by = tables.decides_by(declared.baseline.policy)
+            yield render.cell(f"not in force at {where}: the gateway's baseline: {by}")
+
+
+def _has_any(whitelist: policy_pb2.Whitelist) -> bool:
+    return bool(whitelist.ips or whitelist.users or whitelist.consumers)
+
+
+def _frozen(policy: policy_pb2.Policy, now: datetime) -> list[policy_pb2.Freeze]:
+    """The freezes in force."""
+    guarding = parse.fields_of({"service_key": "-", "guards": render.document(policy.guards)})
+    names = {freeze.name for freeze in guarding.guards.freezes if is_frozen(freeze, now)}
+    return [freeze for freeze in policy.guards.freezes if freeze.name in names]
+
+
+def _usable(policy: policy_pb2.Policy, now: datetime) -> list[policy_pb2.Approval]:
+    return [a for a in policy.approvals if a.expires_at.ToDatetime(UTC) > now]
+
+
+def _deprecated(policy: policy_pb2.Policy) -> list[policy_pb2.ApiVersion]:
+    return [v for v in policy.compatibility.api_versions if v.deprecated]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
@@ -11,7 +12,18 @@ from canary.policy.v1 import policy_pb2 as policy_pb
 from canary_documents import to_document, to_message
 from canary_engine import parse, reads
 from canary_engine.copies import Known
-from canary_engine.model import Backend, Decision, Policy, Reads, Reason, Request, Variant
+from canary_engine.model import (
+    Backend,
+    Decision,
+    Deprecation,
+    Guards,
+    Policy,
+    Reads,
+    Reason,
+    Request,
+    Variant,
+    VersionStatus,
+)
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -78,6 +90,7 @@ def _but_bucket(
     policy_revision: int,
     issue_cookie: bool,
     degraded: bool,
+    deprecation_: Deprecation | None,
 ) -> bytes:
     """A decision's message without its bucket, serialized."""
     return policy_pb.Decision(
@@ -90,6 +103,7 @@ def _but_bucket(
         policy_revision=policy_revision,
         issue_cookie=issue_cookie,
         degraded=degraded,
+        deprecation=deprecation(deprecation_) if deprecation_ else None,
     ).SerializeToString()
 
 
@@ -98,6 +112,15 @@ def backend(value: Backend) -> policy_pb.Backend:
     return policy_pb.Backend(
         upstream=value.upstream, host=value.host, port=value.port, host_header=value.host_header
     )
+
+
+def deprecation(value: Deprecation) -> policy_pb.Deprecation:
+    """What a client is told of its API version, as a message."""
+    message = policy_pb.Deprecation(link=value.link)
+    message.since.FromDatetime(value.since)
+    if value.sunset is not None:
+        message.sunset.FromDatetime(value.sunset)
+    return message
 
 
 def reads_message(value: Reads) -> policy_pb.Reads:
@@ -130,6 +153,17 @@ def person_message(user: str, value: Known) -> pb.GetPersonResponse:
 def policy_message(value: Policy) -> policy_pb.Policy:
     """A policy as a message."""
     return to_message(parse.document(value), policy_pb.Policy)
+
+
+def gateway_policy_message(value: Policy) -> policy_pb.Policy:
+    """What decides of a policy, as a message: gateways need no idle versions, no plans
+    and no names of people.
+    """
+    deciding = (VersionStatus.STABLE, VersionStatus.CANARY)
+    versions = tuple(v for v in value.versions if v.status in deciding)
+    return policy_message(
+        replace(value, versions=versions, guards=Guards(), approvals=(), plan=None)
+    )
 
 
 def policy_document(message: policy_pb.Policy) -> dict[str, object]:

@@ -128,7 +128,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             users = sorted(changed - {""})
             return pb.WatchPoliciesResponse(outdated_users=users, all_outdated="" in changed)
         policy = self._snapshot.get(changed) if changed else None
-        message = convert.policy_message(policy) if policy else None
+        message = convert.gateway_policy_message(policy) if policy else None
         return pb.WatchPoliciesResponse(service_key=changed, policy=message)
 
     async def ReportOutcomes(  # noqa: N802 - the proto's name

@@ -12,7 +12,15 @@ from canary_engine.errors import CanaryError, InvalidPolicy, RefusedMove
 from google.protobuf.message import Message
 from grpc.aio import ServerInterceptor
 
-from decision_svc.errors import AlreadyExists, BadRequest, NotFound, NotReady
+from decision_svc.errors import (
+    AlreadyExists,
+    BadRequest,
+    Forbidden,
+    NotFound,
+    NotReady,
+    OverrideRefused,
+    Unauthenticated,
+)
 from decision_svc.rpc.convert import wrong_times
 from decision_svc.store.protocol import LostRace, StoreError, StoreUnavailable
 
@@ -26,6 +34,9 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     DocumentError: grpc.StatusCode.INVALID_ARGUMENT,
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
     RefusedMove: grpc.StatusCode.FAILED_PRECONDITION,
+    OverrideRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     LostRace: grpc.StatusCode.ABORTED,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from canary_plugin.config import Baseline
+from canary_plugin.credentials import Credentials
 from canary_plugin.deciders.local import LocalDecider
 from canary_plugin.deciders.person_calls import PersonCalls
 from canary_plugin.deciders.persons import Persons
@@ -30,7 +31,7 @@ class Deciding:
 
     def __init__(self, settings: Settings, troubles: Troubles, hear: Hear) -> None:
         self._warm_up_s = settings.warm_up_s
-        self._service = Service(settings.decision_service)
+        self._service = Service(settings.decision_service, Credentials(settings.credentials))
         stubs = self._service.stubs
         self.policies = KnownPolicies()
         persons = Persons(PersonCalls(stubs).person)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import grpc
-from hpack import Decoder, Encoder, HPACKError
+from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
+from canary_plugin.credentials import Credentials
 from canary_plugin.deciders import frames
 from canary_plugin.deciders.addresses import Address, Endpoint
 from canary_plugin.deciders.frames import NotHttp2, Setting
@@ -53,7 +54,9 @@ class Http2Stream(asyncio.Protocol):
         method: str,
         hear: Callable[[bytes], None],
         has_room_again: Callable[[], None],
+        authorization: str = "",
     ) -> None:
+        self._authorization = authorization
         loop = asyncio.get_running_loop()
         self._address, self._method = address, method
         self._hear, self._has_room_again = hear, has_room_again
@@ -112,15 +115,18 @@ class Http2Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        headers = (
+        scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        headers: list[Any] = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", scheme),
             (":path", self._method),
             (":authority", self._address.authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("user-agent", "canary-plugin-server"),
-        )
+        ]
+        if self._authorization:
+            headers.append(NeverIndexedHeaderTuple("authorization", self._authorization))
         block = Encoder().encode(headers)
         wanted = {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: WINDOW}
         self._transport.write(
@@ -330,10 +336,12 @@ async def connected(
     *,
     within_s: float,
     last: Endpoint | None = None,
+    credentials: Credentials | None = None,
 ) -> tuple[Http2Stream, int]:
     """A stream that the service has answered, and how many endpoints the address has.
 
-    Each is tried, ``last`` last. Raises OSError (StreamBroken is one) if none answers in time.
+    Each is tried, ``last`` last. Without credentials, none are shown. Raises OSError
+    (StreamBroken is one) if none answers in time.
     """
     try:
         async with asyncio.timeout(within_s):
@@ -342,7 +350,9 @@ async def connected(
             for endpoint in endpoints:
                 try:
                     async with asyncio.timeout(within_s / len(endpoints)):
-                        stream = await _opened(address, endpoint, method, hear, has_room_again)
+                        stream = await _opened(
+                            address, endpoint, method, hear, has_room_again, credentials
+                        )
                     return stream, len(endpoints)
                 except OSError as error:  # TimeoutError is one
                     trouble = error
@@ -358,16 +368,21 @@ async def _opened(
     method: str,
     hear: Callable[[bytes], None],
     has_room_again: Callable[[], None],
+    credentials: Credentials | None,
 ) -> Http2Stream:
     loop = asyncio.get_running_loop()
+    authorization = credentials.authorization() if credentials else ""
+    tls: dict[str, Any] = {}
+    if credentials and (context := credentials.ssl_context()):
+        tls = {"ssl": context, "server_hostname": address.host or "localhost"}
 
     def make() -> Http2Stream:
-        return Http2Stream(address, endpoint, method, hear, has_room_again)
+        return Http2Stream(address, endpoint, method, hear, has_room_again, authorization)
 
     if isinstance(endpoint, str):
-        _, stream = await loop.create_unix_connection(make, endpoint)
+        _, stream = await loop.create_unix_connection(make, endpoint, **tls)
     else:
-        _, stream = await loop.create_connection(make, *endpoint)
+        _, stream = await loop.create_connection(make, *endpoint, **tls)
     try:
         await stream.opened
     except BaseException:

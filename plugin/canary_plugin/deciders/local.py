@@ -51,12 +51,12 @@ class LocalDecider:
         now = datetime.now(UTC)
         answer = engine.decide(ruling, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
-            self._hear(answer, "local")
-            return answer
+            return self._told(ruling, question, answer, now)
         person = self._persons.at_once(ruling.policy, answer.user)
         if person is None:
             return self._decide_later(ruling, question, answer.user)
-        return self._decision(engine.decide(ruling, question.request, person, now))
+        answer = engine.decide(ruling, question.request, person, now)
+        return self._told(ruling, question, answer, now)
 
     def decide_alone(self, question: Question, trouble: Undecided) -> Decision:
         """See Decider."""
@@ -68,9 +68,20 @@ class LocalDecider:
         left_s = max(question.ends - monotonic(), 0.0)
         person = await self._persons.read(ruling.policy, user, left_s)
         now = datetime.now(UTC)
-        return self._decision(engine.decide(ruling, question.request, person, now))
+        answer = engine.decide(ruling, question.request, person, now)
+        return self._told(ruling, question, answer, now)
 
-    def _decision(self, answer: Decision | PersonNeeded) -> Decision:
+    def _told(
+        self,
+        ruling: CompiledPolicy,
+        question: Question,
+        answer: Decision | PersonNeeded,
+        now: datetime,
+    ) -> Decision:
         assert isinstance(answer, Decision), "a person was given"
         self._hear(answer, "local")
+        if ruling.shadow is not None:
+            other = engine.shadowed(ruling, question.request, now, self._persons.copy)
+            if other is not None:
+                self._hear(other, "shadow")
         return answer

@@ -12,6 +12,7 @@ from canary_engine.copies import Known, Ways
 from canary_engine.model import (
     Backend,
     Decision,
+    Deprecation,
     Person,
     Policy,
     Profile,
@@ -80,6 +81,7 @@ def decision(message: policy_pb.Decision) -> Decision:
         message.policy_revision,
         message.issue_cookie,
         message.degraded,
+        _deprecation(message.deprecation) if message.HasField("deprecation") else None,
     )
 
 
@@ -90,6 +92,16 @@ def _backend(message: policy_pb.Backend) -> Backend:
         port=message.port,
         host_header=message.host_header,
     )
+
+
+def _deprecation(message: policy_pb.Deprecation) -> Deprecation | None:
+    try:
+        since = message.since.ToDatetime(tzinfo=UTC)
+        has_sunset = message.HasField("sunset")
+        sunset = message.sunset.ToDatetime(tzinfo=UTC) if has_sunset else None
+    except (ValueError, OverflowError):
+        return None  # a time that no calendar has; the decision is good all the same
+    return Deprecation(since, sunset, message.link)
 
 
 def projection(message: pb.Resend) -> Projection:

@@ -145,9 +145,15 @@ class KnownPolicies:
         stored = self._stored.get(service_key)
         ruling = in_force(service_key, stored, baseline.policy if baseline else None)
         compiled = CompiledPolicy(ruling.policy)
-        return _Ruling(
-            compiled, Projection(compiled.reads, compiled.reads_digest, compiled.user_id_header)
+        projection = Projection(
+            compiled.reads,
+            compiled.reads_digest,
+            compiled.user_id_header,
+            # Under a baseline, too, where no override counts.
+            (stored or ruling.policy).overrides.header,
+            (stored or ruling.policy).overrides.cookie,
         )
+        return _Ruling(compiled, projection)
 
 
 def _revision(policy: Policy | None) -> int:

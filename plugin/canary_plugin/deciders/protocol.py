@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from canary_engine.errors import CanaryError
-from canary_engine.model import Decision, Reads, Request
+from canary_engine.model import (
+    DEFAULT_OVERRIDE_COOKIE,
+    DEFAULT_OVERRIDE_HEADER,
+    Decision,
+    Reads,
+    Request,
+)
 
 from canary_plugin.config import Baseline
 
@@ -22,17 +28,20 @@ class Undecided(CanaryError):  # noqa: N818 - it says what is the matter
 
 class Projection(NamedTuple):
     """The reads by which facts are chosen, their digest, and the header that names the user; ""
-    where there is no policy to say so.
+    where there is no policy to say so. The header with an override ends at the gateway.
     """
 
     reads: Reads
     digest: str
     user_id_header: str = ""
+    override_header: str = DEFAULT_OVERRIDE_HEADER
+    override_cookie: str = DEFAULT_OVERRIDE_COOKIE
 
 
 Answer = Decision | Projection
 Hear = Callable[[Decision, str], None]
-"""Hears of a decision, and who made it: remote, alone (instead of the service) or local."""
+"""Hears of a decision, and who made it: remote, alone (instead of the service), local, or
+shadow: what a shadow would have said beside a local one."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from canary.decision.v1 import decision_pb2 as pb
 
+from canary_plugin.credentials import Credentials
 from canary_plugin.deciders import http2
 from canary_plugin.deciders.addresses import Address, Endpoint
 from canary_plugin.deciders.breaker import Breaker
@@ -42,12 +43,18 @@ class Addressed(Protocol):
         """In the order in which they are to be tried."""
         ...
 
+    @property
+    def credentials(self) -> Credentials:
+        """What they are shown."""
+        ...
+
 
 class DecideStream:
     """Asks over one stream, opened again at the next address when it breaks."""
 
     def __init__(self, service: Addressed, troubles: Troubles) -> None:
-        self._addresses, self._troubles = service.addresses, troubles
+        self._addresses, self._credentials = service.addresses, service.credentials
+        self._troubles = troubles
         self._waiting: dict[int, Answered] = {}
         self._outgoing: list[pb.DecideStreamRequest] = []
         self._is_sending = False
@@ -109,7 +116,13 @@ class DecideStream:
     async def _serve(self, address: Address) -> None:
         # The service answers the opening with its headers, so a dead address shows here.
         stream, endpoints = await http2.connected(
-            address, METHOD, self._hear, self._send, within_s=OPENING_S, last=self._last
+            address,
+            METHOD,
+            self._hear,
+            self._send,
+            within_s=OPENING_S,
+            last=self._last,
+            credentials=self._credentials,
         )
         try:
             self._last = stream.endpoint

@@ -7,16 +7,34 @@ from __future__ import annotations
 
 from canary.admin.v1 import admin_pb2_grpc
 
+from decision_svc.rpc.admin.access import AccessCalls
+from decision_svc.rpc.admin.audit import AuditCalls
+from decision_svc.rpc.admin.exposure import ExposureCalls
+from decision_svc.rpc.admin.files import FileCalls
+from decision_svc.rpc.admin.guards import GuardCalls
 from decision_svc.rpc.admin.looking import LookingCalls
+from decision_svc.rpc.admin.overrides import OverrideCalls
 from decision_svc.rpc.admin.parts import Parts
 from decision_svc.rpc.admin.people import PeopleCalls
 from decision_svc.rpc.admin.releases import ReleaseCalls
 from decision_svc.rpc.admin.rules import RuleCalls
+from decision_svc.rpc.admin.shadows import ShadowCalls
 
 __all__ = ["AdminService", "Parts"]
 
 
 class AdminService(
-    ReleaseCalls, RuleCalls, PeopleCalls, LookingCalls, admin_pb2_grpc.AdminServiceServicer
+    ReleaseCalls,
+    GuardCalls,
+    OverrideCalls,
+    FileCalls,
+    RuleCalls,
+    PeopleCalls,
+    LookingCalls,
+    AccessCalls,
+    AuditCalls,
+    ExposureCalls,
+    ShadowCalls,
+    admin_pb2_grpc.AdminServiceServicer,
 ):
     """All of its methods."""

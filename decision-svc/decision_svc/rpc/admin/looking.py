@@ -14,12 +14,15 @@ from canary_engine import parse
 from canary_engine.baseline import in_force
 from canary_engine.model import Policy, VersionStatus
 
+from decision_svc.access import caller
+from decision_svc.access.caller import Role
 from decision_svc.baselines import InContact
 from decision_svc.documents import stored_policy
 from decision_svc.errors import BadRequest, NotFound
 from decision_svc.rpc import convert
 from decision_svc.rpc import outcomes as outcome_messages
 from decision_svc.rpc.admin.parts import Calls, Context
+from decision_svc.store.protocol import KEPT_REVISIONS
 
 
 class LookingCalls(Calls):
@@ -28,16 +31,29 @@ class LookingCalls(Calls):
     async def ListServices(self, request: pb.ListServicesRequest, context: Context) -> Any:
         self._parts.snapshot.check_loaded()
         policies = sorted(self._parts.snapshot.policies().items())
-        return pb.ListServicesResponse(services=[_summary(policy) for _, policy in policies])
+        return pb.ListServicesResponse(
+            services=[_summary(policy) for key, policy in policies if _may_see(key)]
+        )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> Any:
         document = await self._parts.policies.load(request.service_key, request.revision or None)
         if document is None:
-            at = f" at revision {request.revision}" if request.revision else ""
-            raise NotFound(f"there is no policy of {request.service_key!r}{at}")
+            raise await self._no_policy(request)
         return pb.GetPolicyResponse(
             policy=convert.policy_message(stored_policy(request.service_key, document))
         )
+
+    async def _no_policy(self, request: pb.GetPolicyRequest) -> NotFound:
+        """Why there is no such policy: it never was, or it is no longer kept."""
+        service_key, revision = request.service_key, request.revision
+        at = f" at revision {revision}" if revision else ""
+        newest = await self._parts.policies.load(service_key) if revision else None
+        if newest is not None and 0 < revision < newest["revision"]:
+            return NotFound(
+                f"revision {revision} of {service_key!r} is no longer kept: the newest "
+                f"{KEPT_REVISIONS:,} are; the audit trail says what it changed"
+            )
+        return NotFound(f"there is no policy of {service_key!r}{at}")
 
     async def GetEffectivePolicy(
         self, request: pb.GetEffectivePolicyRequest, context: Context
@@ -51,7 +67,9 @@ class LookingCalls(Calls):
 
     async def ListBaselines(self, request: pb.ListBaselinesRequest, context: Context) -> Any:
         found = self._parts.baselines.in_contact(request.service_key)
-        return pb.ListBaselinesResponse(baselines=map(_baseline, found))
+        return pb.ListBaselinesResponse(
+            baselines=[_baseline(one) for one in found if _may_see(one.policy.service_key)]
+        )
 
     async def ListChanges(self, request: pb.ListChangesRequest, context: Context) -> Any:
         limit = request.limit or 50
@@ -107,6 +125,11 @@ class LookingCalls(Calls):
             why=ruling.why,
             policy=convert.policy_message(ruling.policy),
         )
+
+
+def _may_see(service_key: str) -> bool:
+    """Whether the caller may look at it: lists of all are lists of what they may see."""
+    return caller.current().may(Role.VIEWER, service_key)
 
 
 def _summary(policy: Policy) -> pb.ServiceSummary:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import grpc
+from canary_engine.guards import Despite
 
+from decision_svc.audit import Audit
 from decision_svc.baselines import Baselines
 from decision_svc.changes import Edit
 from decision_svc.decider import Decider
 from decision_svc.editor import Editor, Who
+from decision_svc.exposure.collector import Collector
+from decision_svc.exposure.protocol import ExposureStore
 from decision_svc.outcomes.protocol import Outcomes
+from decision_svc.overrides import Signer
 from decision_svc.snapshot import Snapshot
-from decision_svc.store.protocol import MemberEdit, PeopleStore, PolicyStore
+from decision_svc.store.protocol import AuditStore, MemberEdit, PeopleStore, PolicyStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,6 +36,11 @@ class Parts:
     baselines: Baselines
     decider: Decider
     outcomes: Outcomes
+    audit: Audit
+    links: AuditStore
+    exposure: Collector
+    exposed: ExposureStore
+    signer: Signer | None = None
 
 
 class Calls:
@@ -38,13 +49,34 @@ class Calls:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
+    def _who(self, said: Any) -> Who:
+        """Who makes the call and why, from a message that has an actor and a reason."""
+        key = getattr(said, "idempotency_key", "")
+        return Who(actor=said.actor, reason=said.reason, key=key)
+
     async def _change(
-        self, request: Any, edit: Edit, summary: str, members: Sequence[MemberEdit] = ()
+        self,
+        request: Any,
+        edit: Edit,
+        summary: str,
+        members: Sequence[MemberEdit] = (),
+        despite: frozenset[Despite] = frozenset(),
+        expected: int | None = None,
     ) -> int:
-        """Make a change; the new revision."""
+        """Make a change; the new revision. ``expected``: that of the request, unless given."""
         change = request.change
-        expected = change.expected_revision if change.HasField("expected_revision") else None
-        who = Who(actor=change.actor, reason=change.reason)
+        if expected is None and change.HasField("expected_revision"):
+            expected = change.expected_revision
+        who = self._who(change)
+        if who.key:
+            who = replace(who, digest=_digest(request, who.actor))
         return await self._parts.editor.change(
-            change.service_key, expected, who, summary, edit, members
+            change.service_key, expected, who, summary, edit, members, despite
         )
+
+
+def _digest(request: Any, actor: str) -> str:
+    """What stands for all that the request asks for, and for who asks."""
+    written = request.SerializeToString(deterministic=True)
+    start = f"{request.DESCRIPTOR.full_name}\0{actor}\0"
+    return sha256(start.encode() + written).hexdigest()

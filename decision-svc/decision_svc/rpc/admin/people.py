@@ -10,7 +10,10 @@ import structlog
 from canary.admin.v1 import admin_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_document, to_message
+from canary_engine.diff import differences
+from canary_engine.model import Profile
 
+from decision_svc.audit import GENERAL, Hash, changes_told
 from decision_svc.editor import Who
 from decision_svc.errors import BadRequest, NotFound
 from decision_svc.profiles import profile_document, profile_of
@@ -26,6 +29,7 @@ class PeopleCalls(Calls):
     async def PutProfile(self, request: pb.PutProfileRequest, context: Context) -> Any:
         _checked_who(request)
         user, profile = profile_of(to_document(request.profile))
+        await self._note_profile("put a profile", request, user, profile)
         await self._parts.people.put_profile(user, profile)
         _log_profile("put", request)
         return pb.PutProfileResponse()
@@ -34,6 +38,7 @@ class PeopleCalls(Calls):
         _checked_who(request)
         if not request.user:
             raise BadRequest("user: give the user id")
+        await self._note_profile("remove a profile", request, request.user, None)
         await self._parts.people.put_profile(request.user, None)
         _log_profile("removed", request)
         return pb.RemoveProfileResponse()
@@ -60,6 +65,45 @@ class PeopleCalls(Calls):
                 raise
             raise BadRequest(f"page_token: give the token of the page before: {error}") from error
         return pb.ListMembersResponse(users=users, next_page_token=cursor, total=total)
+
+    async def _note_profile(
+        self, summary: str, request: Any, user: str, after: Profile | None
+    ) -> None:
+        """Write down who changes what is known of a user, not what it is."""
+        before = await self._profile_before(user)
+
+        def told(hash_: Hash) -> dict[str, Any]:
+            found = differences(_hashed(before, hash_), _hashed(after, hash_))
+            return {"user": hash_(user), **changes_told(found)}
+
+        who = self._who(request)
+        await self._parts.audit.note(GENERAL, who.actor, who.reason, summary, told)
+
+    async def _profile_before(self, user: str) -> Profile | None:
+        try:
+            return await self._parts.people.profile(user)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return None  # Something else than this service wrote it, and it is replaced now.
+
+
+def _hashed(profile: Profile | None, hash_: Hash) -> dict[str, Any]:
+    """The profile with every value hashed, for all of them are personal."""
+    if profile is None:
+        return {}
+    document = profile_document("", profile)
+    return {name: _mask(value, hash_) for name, value in document.items() if name != "user"}
+
+
+def _mask(value: Any, hash_: Hash) -> Any:
+    match value:
+        case dict():
+            return {name: _mask(item, hash_) for name, item in value.items()}
+        case list():
+            return [_mask(item, hash_) for item in value]
+        case _:
+            return hash_(str(value))
 
 
 def _checked_who(request: Any) -> None:

@@ -10,12 +10,28 @@ from typing import Any
 from canary.admin.v1 import admin_pb2 as pb
 from canary_documents import to_document
 from canary_engine import parse
+from canary_engine.guards import Despite
 from canary_engine.model import Strategy
 from canary_engine.reading import Node
+from canary_engine.release import Move
 
 from decision_svc import changes
+from decision_svc.access import caller
+from decision_svc.access.caller import Role
+from decision_svc.editor import MAX_TEXT
 from decision_svc.errors import BadRequest
+from decision_svc.halting import Halting
 from decision_svc.rpc.admin.parts import Calls, Context
+
+MOVES = {
+    pb.MOVE_PAUSE: Move.PAUSE,
+    pb.MOVE_RESUME: Move.RESUME,
+    pb.MOVE_HALT: Move.HALT,
+    pb.MOVE_PROMOTE: Move.PROMOTE,
+    pb.MOVE_ROLL_BACK: Move.ROLL_BACK,
+    pb.MOVE_ABANDON: Move.ABANDON,
+}
+_AGAINST = {Despite.INCOMPATIBLE: "incompatible", Despite.ROLLBACK: "rolled back"}
 
 
 class ReleaseCalls(Calls):
@@ -42,31 +58,88 @@ class ReleaseCalls(Calls):
         return pb.RemoveVersionResponse(revision=revision)
 
     async def StartRelease(self, request: pb.StartReleaseRequest, context: Context) -> Any:
-        share = _share(request.percentage)
+        share = share_of(request.percentage)
         strategy = _strategy(to_document(request))
-        edit = self._parts.editor.start_release(request.version, share, strategy, request.salt)
-        summary = f"start release of {request.version} at {parse.percentage(share)} %"
-        return pb.StartReleaseResponse(revision=await self._change(request, edit, summary))
+        despite = _despite(request)
+        edit = self._parts.editor.start_release(request.version, share, strategy, _salt(request))
+        summary = "; ".join(
+            [
+                f"start release of {request.version} at {parse.percentage(share)} %",
+                *(f"although {_AGAINST[what]}: {why}" for what, why in despite.items()),
+            ]
+        )
+        revision = await self._change(request, edit, summary, despite=frozenset(despite))
+        return pb.StartReleaseResponse(revision=revision)
 
     async def SetPercentage(self, request: pb.SetPercentageRequest, context: Context) -> Any:
-        share = _share(request.percentage)
+        share = share_of(request.percentage)
         summary = f"set percentage to {parse.percentage(share)} %"
         edit = self._parts.editor.set_percentage(share)
         return pb.SetPercentageResponse(revision=await self._change(request, edit, summary))
 
-    async def EndRelease(self, request: pb.EndReleaseRequest, context: Context) -> Any:
-        status = to_document(request).get("status", "unspecified")
-        edit = self._parts.editor.end_release(status)
-        revision = await self._change(request, edit, f"end release: {status}")
-        return pb.EndReleaseResponse(revision=revision)
+    async def MoveRelease(self, request: pb.MoveReleaseRequest, context: Context) -> Any:
+        move = MOVES.get(request.move)
+        if move is None:
+            raise BadRequest(f"move: give one of {', '.join(MOVES.values())}")
+        edit = self._parts.editor.move_release(move)
+        revision = await self._change(request, edit, f"{move.replace('-', ' ')} release")
+        return pb.MoveReleaseResponse(revision=revision)
+
+    async def HaltAll(self, request: pb.HaltAllRequest, context: Context) -> Any:
+        parts = self._parts
+        halting = Halting(parts.editor, parts.policies, parts.snapshot)
+        asking = caller.current()
+        found = await halting.halt_all(
+            self._who(request), lambda service_key: asking.may(Role.OPERATOR, service_key)
+        )
+        return pb.HaltAllResponse(
+            services=[
+                pb.Halted(service_key=h.service_key, revision=h.revision, trouble=h.trouble)
+                for h in found
+            ]
+        )
+
+    async def Revert(self, request: pb.RevertRequest, context: Context) -> Any:
+        if request.revision < 1:
+            raise BadRequest("revision: give the number of an earlier revision, 1 or above")
+        edit = await self._parts.editor.revert(request.change.service_key, request.revision)
+        summary = f"revert to revision {request.revision}"
+        # The reason of going back is the reason why what was rolled back is released again.
+        despite = frozenset({Despite.ROLLBACK})
+        return pb.RevertResponse(
+            revision=await self._change(request, edit, summary, despite=despite)
+        )
 
 
-def _share(value: float) -> int:
+def share_of(value: float) -> int:
+    """A percentage as a share of BUCKETS. Raises BadRequest."""
     complaints: list[str] = []
     share = Node({"percentage": value}, "", complaints).share("percentage")
     if share is None:
         raise BadRequest(*complaints)
     return share
+
+
+def _salt(request: pb.StartReleaseRequest) -> str:
+    """The salt to reuse; empty for the release's own."""
+    complaints: list[str] = []
+    salt = Node({"salt": request.salt}, "", complaints).name("salt") if request.salt else ""
+    if complaints:
+        raise BadRequest(*complaints)
+    return salt
+
+
+def _despite(request: pb.StartReleaseRequest) -> dict[Despite, str]:
+    """What speaks against the start and is overruled, and why. Raises BadRequest."""
+    found = {what: getattr(request, f"despite_{what}") for what in Despite}
+    complaints = [
+        f"despite_{what}: say why, in 1 to {MAX_TEXT:,} characters"
+        for what, why in found.items()
+        if why and not 0 < len(why.strip()) <= MAX_TEXT
+    ]
+    if complaints:
+        raise BadRequest(*complaints)
+    return {what: why.strip() for what, why in found.items() if why}
 
 
 def _strategy(document: Mapping[str, Any]) -> Strategy:

@@ -1,0 +1,120 @@
+"""What a replay found, for people and for scripts; no user is named unless it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+from canary_engine.model import Variant
+
+from canaryctl import render
+from canaryctl.replay.tally import SAMPLE, Tally, Way, Why
+
+WAYS: tuple[tuple[Way, str], ...] = (
+    ((False, True), "stable -> canary"),
+    ((True, False), "canary -> stable"),
+    ((False, False), "stays stable"),
+    ((True, True), "stays canary"),
+)
+HASH_DIGITS = 16
+
+
+def document(tally: Tally, elapsed_s: float, *, show_users: bool) -> dict[str, Any]:
+    """The whole result."""
+    total = sum(tally.pairs.values())
+    found = tally.found
+    moved = [
+        {
+            "way": words.replace(" -> ", "-to-").replace(" ", "-"),
+            "requests": count,
+            "percentage": _share(count, total),
+            "users": len(tally.users.get(way, ())),
+        }
+        for way, words in WAYS
+        for count in [_count(tally, way)]
+    ]
+    return {
+        "lines": found.lines,
+        "bad_lines": found.bad,
+        "lines_of_other_services": found.of_others,
+        "formats": sorted(found.formats),
+        "requests": total,
+        "needing_the_store": tally.unknown,
+        "moved": moved,
+        "now": _sides(tally, total, 0),
+        "proposed": _sides(tally, total, 1),
+        "movers": {
+            words.replace(" -> ", "-to-"): list(_movers(tally, way, show_users=show_users))
+            for way, words in WAYS[:2]
+            if way in tally.movers
+        },
+        "seconds": round(elapsed_s, 3),
+        "lines_per_second": round(found.lines / elapsed_s) if elapsed_s else 0,
+    }
+
+
+def page(result: dict[str, Any], *, show_users: bool) -> Iterator[str]:
+    """The same as tables."""
+    speed = f"{result['seconds']:.1f} s, {result['lines_per_second']:,} lines/s"
+    read = [f"{result['lines']:,} lines ({', '.join(result['formats'])}), {speed}"]
+    if result["bad_lines"]:
+        read.append(f"{result['bad_lines']:,} lines could not be read")
+    if result["lines_of_other_services"]:
+        read.append(f"{result['lines_of_other_services']:,} lines are about other services")
+    if result["needing_the_store"]:
+        read.append(
+            f"{result['needing_the_store']:,} requests would have asked the store for the user's "
+            "profile and listed segments; they count as having none"
+        )
+    yield "\n".join(read)
+    rows = [
+        (row["way"].replace("-to-", " -> ").replace("-", " ") if "-to-" not in row["way"]
+         else row["way"].replace("-to-", " -> "),
+         f"{row['requests']:,}", render.percent(row["percentage"]), f"about {row['users']:,}")
+        for row in result["moved"]
+    ]  # fmt: skip
+    yield "who moves\n" + render.table(("way", "requests", "share", "users"), rows)
+    for side in ("now", "proposed"):
+        decided = [
+            (d["variant"], d["reason"], d.get("matched", ""), f"{d['requests']:,}",
+             render.percent(d["percentage"]))
+            for d in result[side]
+        ]  # fmt: skip
+        yield render.section(side, ("variant", "reason", "matched", "requests", "share"), decided)
+    for way, users in result["movers"].items():
+        kind = "users" if show_users else "users, hashed"
+        lines = [f"{way.replace('-to-', ' -> ')}, {kind} (at most {SAMPLE} of them):"]
+        yield "\n".join([*lines, *(f"  {render.cell(user)}" for user in users)])
+
+
+def _count(tally: Tally, way: Way) -> int:
+    return sum(
+        count
+        for (old, new), count in tally.pairs.items()
+        if (old.variant is Variant.CANARY, new.variant is Variant.CANARY) == way
+    )
+
+
+def _sides(tally: Tally, total: int, side: int) -> list[dict[str, Any]]:
+    """What one of the policies decides by, the most frequent first."""
+    counts: dict[Why, int] = {}
+    for pair, count in tally.pairs.items():
+        counts[pair[side]] = counts.get(pair[side], 0) + count
+    rows = []
+    for why, count in sorted(counts.items(), key=lambda item: (-item[1], item[0].matched)):
+        row = {"variant": str(why.variant), "reason": str(why.reason), "matched": why.matched}
+        rows.append({**row, "requests": count, "percentage": _share(count, total)})
+    return [{name: value for name, value in row.items() if value != ""} for row in rows]
+
+
+def _share(count: int, total: int) -> float:
+    return round(100 * count / total, 3) if total else 0.0
+
+
+def _movers(tally: Tally, way: Way, *, show_users: bool) -> Iterator[str]:
+    kept = tally.movers[way]
+    for hashed in sorted(kept)[:SAMPLE]:
+        user = kept[hashed]
+        whole = sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
+        yield user if show_users else whole[:HASH_DIGITS]

@@ -1,0 +1,1 @@
+"""Who may: credentials, roles, and who the caller of the call in progress is."""

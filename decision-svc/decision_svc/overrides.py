@@ -1,0 +1,156 @@
+"""Overrides: tokens are signed here, and the policy learns whom to believe and whom no more."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from pathlib import Path
+
+import jwt
+from canary_engine import override
+from canary_engine.model import Variant
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from decision_svc.changes import Document, Edit
+from decision_svc.errors import BadRequest, BadSettings, NotFound, OverrideRefused
+
+EVERY = "*"
+"""In place of an id: all tokens there are."""
+MAX_REVOKED = 1_000
+_ID = re.compile(r"o-[0-9a-f]{16}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A token, which is shown once, and what may be said of it elsewhere."""
+
+    id: str
+    token: str
+    expires_at: datetime
+
+
+class Signer:
+    """Signs tokens with one private key. The clock gives UTC; ``new_id`` 16 hexadecimal digits."""
+
+    def __init__(
+        self, key: Ed25519PrivateKey, clock: Callable[[], datetime], new_id: Callable[[], str]
+    ) -> None:
+        self._key, self._clock, self._new_id = key, clock, new_id
+        self.public_key = b64encode(key.public_key().public_bytes_raw()).decode()
+
+    def sign(
+        self, service_key: str, variant: Variant, valid_s: int, user: str, cidr: str
+    ) -> Signed:
+        """A token that forces ``variant``. Raises BadRequest."""
+        _check_wish(valid_s, user)
+        id_, expires_s = f"o-{self._new_id()}", ceil(self._clock().timestamp()) + valid_s
+        try:
+            claims = override.claims(service_key, id_, variant, expires_s, user, cidr)
+        except ValueError as error:
+            raise BadRequest(f"cidr: {error}") from None
+        token = jwt.encode(claims, self._key, algorithm=override.ALGORITHM)
+        if len(token) > override.MAX_TOKEN:
+            raise BadRequest("user: the token would be too long for a header; give a shorter one")
+        return Signed(id=id_, token=token, expires_at=datetime.fromtimestamp(expires_s, UTC))
+
+
+def read_key(path: str) -> Ed25519PrivateKey:
+    """The private key in a PEM file. Raises BadSettings."""
+    try:
+        key = load_pem_private_key(Path(path).read_bytes(), None)
+    except OSError as error:
+        raise BadSettings(f"--override-key: {path}: {error.strerror or error}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadSettings(
+            f"--override-key: {path} is no Ed25519 private key without a password; "
+            "make one with canaryctl override keygen"
+        )
+    return key
+
+
+def believe(public_key: str) -> Edit:
+    """Have tokens checked with this key; a policy that believes another is left alone."""
+
+    def edit(policy: Document) -> Document:
+        overrides = policy.setdefault("overrides", {})
+        known = overrides.setdefault("public_key", public_key)
+        if known != public_key:
+            raise OverrideRefused(
+                "the policy believes another key than this service's: start every replica with "
+                "the same --override-key; to change the key, take the old one out first "
+                "(canaryctl override revoke SERVICE --all)"
+            )
+        return policy
+
+    return edit
+
+
+def revoke(id_: str, expires_at: datetime, now: datetime) -> Edit:
+    """Believe this override no more; forget those that have expired anyhow."""
+
+    def edit(policy: Document) -> Document:
+        overrides = policy.setdefault("overrides", {})
+        kept = [r for r in overrides.get("revoked", []) if _moment(r["expires_at"]) > now]
+        if id_ not in {r["id"] for r in kept}:
+            kept.append({"id": id_, "expires_at": expires_at.isoformat()})
+        if len(kept) > MAX_REVOKED:
+            raise OverrideRefused(
+                f"{MAX_REVOKED:,} overrides are revoked already: change the key instead"
+            )
+        overrides["revoked"] = kept
+        return policy
+
+    return edit
+
+
+def believe_none() -> Edit:
+    """Take the key out, so that no token counts. What was revoked stays revoked."""
+
+    def edit(policy: Document) -> Document:
+        policy.setdefault("overrides", {}).pop("public_key", None)
+        return policy
+
+    return edit
+
+
+def named(given: str, policy: Document, now: datetime) -> tuple[str, datetime]:
+    """The id of an override, given it or the token, and when it expires at the latest.
+
+    Raises BadRequest and NotFound. Nobody keeps ids, so whether there is an override of that id
+    cannot be said.
+    """
+    if _ID.match(given):
+        return given, now + timedelta(seconds=override.MAX_VALID_S)
+    if "." not in given:
+        raise BadRequest("id: give an override's id, like o-0123456789abcdef, or the token")
+    public_key = policy.get("overrides", {}).get("public_key", "")
+    if not public_key:
+        raise NotFound("id: the policy believes no token, so there is none to revoke")
+    found = override.judged(given, public_key, policy["service_key"])
+    if isinstance(found, str):
+        raise BadRequest(f"id: {found}")
+    if found.expires_at <= now:
+        raise BadRequest(f"id: {override.objection(found, '', '', now)}")
+    return found.id, found.expires_at
+
+
+def _check_wish(valid_s: int, user: str) -> None:
+    complaints = []
+    if not 0 < valid_s <= override.MAX_VALID_S:
+        complaints.append(f"valid_s: give 1 to {override.MAX_VALID_S:,}, which is 30 days")
+    if len(user) > 128 or not all(c.isprintable() for c in user) or user != user.strip():
+        complaints.append("user: give a user id of at most 128 printable characters")
+    if complaints:
+        raise BadRequest(*complaints)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

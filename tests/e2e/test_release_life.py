@@ -1,0 +1,75 @@
+"""Whole lives of releases, each step seen in real requests through the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dev_stack.stack import CANARY, STABLE
+from support.admin import Admin
+from support.stack import Client, share, until_release_rules
+
+USERS = [f"life-{number}" for number in range(600)]
+
+
+async def served(client: Client) -> set[str]:
+    """The users who get the canary."""
+    return {user for user, found in (await client.versions(USERS)).items() if found == CANARY}
+
+
+async def until_served(client: Client, admin: Admin) -> set[str]:
+    """The same, once the gateway goes by the newest revision."""
+    foretold = {user for user in USERS if explained(admin, user) == CANARY}
+    async with asyncio.timeout(10):
+        while (found := await served(client)) != foretold:
+            pass
+    return found
+
+
+def explained(admin: Admin, user: str) -> str:
+    request = {"service_key": admin.service_key, "headers": {"x-user-id": user}}
+    return str(admin("Explain", request=request).decision.version)
+
+
+async def test_a_version_is_registered_started_raised_and_promoted(
+    client: Client, admin: Admin
+) -> None:
+    started = admin.release(5)
+    await until_release_rules(client)
+    few = await until_served(client, admin)
+    assert 0.01 < len(few) / len(USERS) < 0.1
+    admin("SetPercentage", percentage=25)
+    more = await until_served(client, admin)
+    assert few < more
+    assert 0.18 < len(more) / len(USERS) < 0.33
+    admin("MoveRelease", move="promote")
+    policy = admin("GetPolicy", service_key=admin.service_key).policy
+    assert {v.version: v.status for v in policy.versions} == {STABLE: 3, CANARY: 1}
+    # No release is in force any more, so that the baseline rules, and stable is the new version.
+    async with asyncio.timeout(10):
+        while share(await client.versions(USERS)) < 1:
+            pass
+    # Going back over a promotion gives the same people the canary again, and only them.
+    admin("Revert", revision=started)
+    assert few == await until_served(client, admin)
+
+
+async def test_a_release_is_halted_resumed_and_rolled_back(client: Client, admin: Admin) -> None:
+    admin.release(50)
+    await until_release_rules(client)
+    half = await until_served(client, admin)
+    assert 0.4 < len(half) / len(USERS) < 0.6
+    admin("MoveRelease", move="halt")
+    assert await until_served(client, admin) == set()
+    # What the baseline would give the canary gets stable too: the release is halted, not over.
+    assert await client.version({"x-canary-test": "true"}) == STABLE
+    admin("MoveRelease", move="resume")
+    assert await until_served(client, admin) == half
+    found = admin("HaltAll", actor="tester", reason="test").services
+    assert [(halted.service_key, halted.trouble) for halted in found] == [(admin.service_key, "")]
+    assert await until_served(client, admin) == set()
+    admin("MoveRelease", move="roll-back")
+    async with asyncio.timeout(10):
+        while await client.version({"x-canary-test": "true"}) != CANARY:
+            pass
+    again = admin("ListServices").services[0]
+    assert again.stable_version == STABLE

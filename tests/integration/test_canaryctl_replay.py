@@ -1,0 +1,211 @@
+"""Replaying a log says who would move: every format, every way in, and no user by name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from canary_engine.bucketing import bucket, prefix
+from canaryctl.app import cli
+from canaryctl.replay import run
+from canaryctl.replay.lines import Format, detect
+from canaryctl.replay.policies import SALT
+from canaryctl.replay.tally import Distinct
+from click.testing import CliRunner
+from mmh3 import mmh3_x64_128_uintdigest
+from support.admin import admin_of
+from support.service import serve_in_thread
+
+USERS = [f"u-{number}" for number in range(1_000)]
+AGENT = "curl/8.5"
+POLICY = """
+service_key: shop
+versions: [{version: v1, status: stable}, {version: v2}]
+release: {version: v2, percentage: 20}
+rules:
+  - {name: testers, source: header, key: x-test, exact: yes, variant: canary}
+  - {name: admin, source: path, pattern: "^/admin", variant: stable}
+segments:
+  - {name: pilots, canary_eligible: true, listed: true, criteria: {regions: [eu]}}
+"""
+
+
+def combined(user: str, path: str = "/api?q=1") -> str:
+    when = "24/Nov/2026:00:00:01 +0000"
+    return f'203.0.113.9 - {user} [{when}] "GET {path} HTTP/1.1" 200 12 "-" "{AGENT}"\n'
+
+
+def kong(user: str, service: str = "shop", **headers: str) -> str:
+    request = {"uri": "/api?q=1", "headers": {"x-user-id": user, **headers}}
+    line = {"request": request, "client_ip": "203.0.113.9", "started_at": 1_795_000_000_000}
+    return json.dumps({**line, "service": {"name": service}, "consumer": None}) + "\n"
+
+
+def described(user: str, **fields: Any) -> str:
+    return json.dumps({"headers": {"X-User-Id": user}, "path": "/api", **fields}) + "\n"
+
+
+class Replays:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.policy = self.write("proposed.yaml", POLICY)
+
+    def write(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    def __call__(self, *words: str, text: bytes | None = None) -> dict[str, Any]:
+        line = ["replay", "--policy", self.policy, "--output", "json", *words]
+        result = CliRunner().invoke(cli, line, input=text)
+        assert (result.exit_code, result.stderr) == (0, ""), result.output
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+
+@pytest.fixture
+def replays(tmp_path: Path) -> Replays:
+    return Replays(tmp_path)
+
+
+def moved(found: dict[str, Any], way: str = "stable-to-canary") -> int:
+    return next(int(row["requests"]) for row in found["moved"] if row["way"] == way)
+
+
+def drawn(percentage: float = 20) -> int:
+    return sum(bucket(prefix(SALT), user) < percentage * 1_000 for user in USERS)
+
+
+@pytest.mark.parametrize("line", [combined, kong, described], ids=["combined", "kong", "requests"])
+def test_a_log_of_any_format_is_decided_as_a_gateway_would(replays: Replays, line: Any) -> None:
+    log = replays.write("log", "".join(map(line, USERS)))
+    found = replays(log)
+    assert (found["requests"], found["bad_lines"]) == (1_000, 0)
+    assert moved(found) == drawn()
+    assert abs(found["moved"][0]["users"] - drawn()) <= drawn() * 0.02
+
+
+def test_rules_and_segments_are_told_apart(replays: Replays) -> None:
+    person = {"listed_in": ["pilots"]}
+    lines = [
+        kong("u-1", **{"x-test": "yes"}),
+        combined("u-1", "/admin/x"),
+        described("u-1", person=person),
+    ]
+    logs = [replays.write(f"{n}.log", line) for n, line in enumerate(lines)]
+    rows = {(r["reason"], r.get("matched"), r["variant"]) for r in replays(*logs)["proposed"]}
+    assert rows == {
+        ("rule", "testers", "canary"),
+        ("rule", "admin", "stable"),
+        ("segment", "pilots", "canary"),
+    }
+
+
+def test_lines_that_cannot_be_read_are_counted(replays: Replays) -> None:
+    for line in (combined, kong, described):
+        bad = "\n" + "garbage\n" + '{"headers": 5}\n' + "\xff\n"
+        log = replays.write("log", line("u-1") + bad + line("u-2"))
+        found = replays(log)
+        assert (found["requests"], found["bad_lines"]) == (2, 3), line
+
+
+def test_lines_about_other_services_are_left_out(replays: Replays) -> None:
+    log = replays.write("log", kong("u-1") + kong("u-2", service="other"))
+    found = replays(log)
+    assert (found["requests"], found["lines_of_other_services"]) == (1, 1)
+
+
+def test_a_compressed_log_and_stdin_count_the_same(replays: Replays, tmp_path: Path) -> None:
+    text = "".join(map(combined, USERS)).encode()
+    (tmp_path / "log.gz").write_bytes(gzip.compress(text))
+    assert moved(replays(str(tmp_path / "log.gz"))) == drawn()
+    assert moved(replays("-", "--jobs", "1", text=text)) == drawn()
+
+
+def test_many_workers_count_what_one_does(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = replays.write("log", "".join(map(combined, USERS)) + combined("last").rstrip())
+    alone = replays(log)
+    monkeypatch.setattr(run, "SMALL_BYTES", 0)
+    monkeypatch.setattr(run, "PART_BYTES", 10_000)
+    together = replays(log, "--jobs", "2")
+    for result in (alone, together):
+        del result["seconds"], result["lines_per_second"]
+    assert together == alone
+    assert together["lines"] == 1_001
+
+
+def test_a_proposal_is_compared_with_a_file_or_a_service(replays: Replays) -> None:
+    log = replays.write("log", "".join(map(described, USERS)))
+    now = replays.write("now.yaml", POLICY.replace("percentage: 20", "percentage: 50"))
+    found = replays(log, "--against", now)
+    assert moved(found, "canary-to-stable") == drawn(50) - drawn(20)
+    assert (moved(found), moved(found, "stays-canary")) == (0, drawn(20))
+    with serve_in_thread() as service, admin_of(service.admin_address, "shop") as admin:
+        admin.release(100)
+        against = replays(log, "--against", "shop", "--address", service.admin_address)
+        assert moved(against, "canary-to-stable") + moved(against, "stays-canary") == 1_000
+
+
+def test_users_are_hashed_unless_asked_for(replays: Replays) -> None:
+    log = replays.write("log", "".join(map(described, USERS)))
+    assert "u-" not in json.dumps(replays(log)["movers"])
+    named = replays(log, "--show-users")["movers"]["stable-to-canary"]
+    assert len(named) == 20
+    assert set(named) <= set(USERS)
+    line = ["replay", "--policy", replays.policy, log]
+    page = CliRunner().invoke(cli, line).stdout
+    assert "who moves" in page
+    assert "u-" not in page
+
+
+def test_requests_that_need_the_store_are_said(replays: Replays) -> None:
+    log = replays.write("log", described("u-1") + described(""))
+    assert replays(log)["needing_the_store"] == 1
+
+
+def test_a_log_that_is_not_there_is_a_mistake(replays: Replays) -> None:
+    result = CliRunner().invoke(cli, ["replay", "--policy", replays.policy, "/nowhere"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "/nowhere: there is no such file" in result.stderr
+
+
+def test_a_spoiled_gz_is_a_mistake(replays: Replays, tmp_path: Path) -> None:
+    whole = gzip.compress("".join(map(combined, USERS)).encode())
+    (tmp_path / "log.gz").write_bytes(whole[: len(whole) // 2])
+    line = ["replay", "--policy", replays.policy, str(tmp_path / "log.gz")]
+    assert CliRunner().invoke(cli, line).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        (combined("u"), Format.COMBINED),
+        (kong("u"), Format.KONG),
+        (described("u"), Format.REQUESTS),
+        ("\n\n" + kong("u"), Format.KONG),
+        ("{broken", Format.REQUESTS),
+        ("", Format.COMBINED),
+    ],
+)
+def test_the_format_shows_in_the_first_line(line: str, written: Format) -> None:
+    assert detect(line.encode()) is written
+
+
+@pytest.mark.parametrize("users", [0, 1, 1_000, 50_000, 200_000])
+def test_distinct_users_are_estimated_within_three_percent(users: int) -> None:
+    found = Distinct()
+    for number in range(users):
+        found.add(mmh3_x64_128_uintdigest(f"u-{number}".encode()))
+    assert abs(len(found) - users) <= users * 0.03
+
+
+def test_a_line_without_end_is_not_kept(replays: Replays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "BLOCK_BYTES", 1_000)
+    found = replays("-", "--jobs", "1", text=combined("u-1").encode() + b"x" * 100_000)
+    assert found["requests"] == 1
+    assert found["bad_lines"] > 0
