@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.troubles import Troubles
 from support.access import Tokens
 from support.authority import Authority
-from support.calls import LIMIT_S
+from support.calls import LIMIT_S, until_so
 from support.service import running_service
 
 GATEWAY = {"*": "gateway"}
@@ -34,10 +34,17 @@ def file(tmp_path: Path) -> Tokens:
 
 
 @pytest.fixture
-def token_file(tmp_path: Path, file: Tokens) -> Iterator[Path]:
+def token_file(tmp_path: Path, file: Tokens) -> Path:
     path = tmp_path / "token"
     path.write_text(file.new("gateways", GATEWAY) + "\n")
-    yield path
+    return path
+
+
+def replaced(path: Path, text: str) -> str:
+    """Write the file; what was in it."""
+    before = path.read_text()
+    path.write_text(text)
+    return before
 
 
 @asynccontextmanager
@@ -107,17 +114,14 @@ async def test_every_call_goes_over_tls(
 async def test_without_a_token_it_is_told_so_and_goes_on_trying(
     file: Tokens, token_file: Path
 ) -> None:
-    right = token_file.read_text()
-    token_file.write_text("wrong")
+    right = replaced(token_file, "wrong")
     async with (
         running_service(access_file=file.write()) as running,
         asking(running.decision_address, CredentialFiles(token=str(token_file))) as (_, stream, t),
     ):
-        async with asyncio.timeout(LIMIT_S):
-            while not t.counts["decide-stream"]:
-                await asyncio.sleep(0)
+        await until_so(lambda: t.counts["decide-stream"] > 0)
         # The right one is used as soon as it is there.
-        token_file.write_text(right)
+        replaced(token_file, right)
         assert (await decided(stream)).echo == "k"
 
 
@@ -131,9 +135,7 @@ async def test_a_service_of_another_authority_is_not_asked(
         running_service(access_file=file.write(), **settings) as running,
         asking(running.decision_address, files) as (_, stream, troubles),
     ):
-        async with asyncio.timeout(LIMIT_S):
-            while not troubles.counts["decide-stream"]:
-                await asyncio.sleep(0)
+        await until_so(lambda: troubles.counts["decide-stream"] > 0)
         assert not stream.opened.is_set()
 
 

@@ -81,9 +81,7 @@ async def test_certificates_are_known_by_uri_then_dns_then_common_name(
     }
     server = tls(authority, authority.server())
     async with running_service(access_file=str(file.path), **server) as running:
-        found = {
-            name: await who(running, authority, files) for name, files in certificates.items()
-        }
+        found = {name: await who(running, authority, files) for name, files in certificates.items()}
     assert found == {
         "uri": ("alice", {"*": "admin"}),
         "dns": ("b.example", {"orders": "viewer"}),

@@ -14,6 +14,13 @@ from canary.admin.v1 import admin_pb2 as pb
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
 from canary_engine import parse
+from canary_engine.model import Strategy
+from decision_svc import changes
+from decision_svc.editor import Editor, Who
+from decision_svc.halting import Halting
+from decision_svc.metrics import Metrics
+from decision_svc.snapshot import Snapshot
+from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import ChangeRecord
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
@@ -434,6 +441,22 @@ async def test_a_policy_that_is_spoiled_keeps_no_other_from_being_halted() -> No
                 "not-a-hash": (0, True),
                 "too": (4, False),
             }
+
+
+async def test_what_somebody_may_not_halt_is_told_and_goes_on() -> None:
+    store, snapshot, who = MemoryStore(), Snapshot(), Who(actor="kim", reason="stop")
+    editor = Editor(store, snapshot, Metrics(), clock=lambda: AT, new_id=lambda: "1")
+    for key in ("mine", "theirs"):
+        version = changes.register_version({"version": CANARY})
+        await editor.change(key, None, who, "register", version)
+        start = editor.start_release(CANARY, 5_000, Strategy.COMBINED, "")
+        await editor.change(key, None, who, "start", start)
+    found = await Halting(editor, store, snapshot).halt_all(who, lambda key: key == "mine")
+    assert [(h.service_key, h.revision, h.trouble) for h in found] == [
+        ("mine", 3, ""),
+        ("theirs", 0, "your role does not allow it"),
+    ]
+    assert await store.revisions() == {"mine": 3, "theirs": 2}
 
 
 # Ten thousand versions

@@ -455,13 +455,13 @@ def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
         assert "kong-1" in table
         assert effective["why"] in table
         assert "in force at kong-1: the gateway's baseline" in table
+        assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
         ctl.with_release().ok(
             "rule add SHOP r --source path --exact /x --variant canary --reason x"
         )
         table = ctl.ok("status SHOP")
         assert "in force at kong-1: the stored policy" in table
         assert "not in force at kong-1: the gateway's baseline: 5 %" in table
-        assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
         watching.cancel()
 
 

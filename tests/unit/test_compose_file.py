@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from canary_plugin.__main__ import main as plugin_server
 from decision_svc.__main__ import main as decision_svc
+from decision_svc.access import credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -255,3 +257,30 @@ def test_the_versions_differ() -> None:
         tuple(services()[name]["command"]) for name in ("yyc3-xy-api", "yyc3-xy-api-canary")
     }
     assert len(versions) == 2
+
+
+def test_the_services_and_the_plugin_server_are_given_the_secrets_that_are_made(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "make-secrets"
+    shutil.copy(ROOT / "deploy/compose/make-secrets", script)
+    for _ in range(2):  # a second time changes nothing
+        subprocess.run([script], check=True, capture_output=True)
+    made = tmp_path / "secrets"
+    file = credentials.parse((made / "access.yml").read_text())
+    found = {entry.name: entry for entry in file.tokens}
+    for name, token in (("admin", "admin-token"), ("gateways", "gateway-token")):
+        text = (made / token).read_bytes()
+        assert found[name].sha256 == hashlib.sha256(text).hexdigest()
+        assert len(text) == len("canary_") + 43
+    assert found["gateways"].grant.is_gateway
+    declared = yaml.safe_load(COMPOSE.read_text())["secrets"]
+    given = {name: environment(name) for name in (*decision_services(), "plugin-server")}
+    for name, variables in given.items():
+        (secret,) = services()[name]["secrets"]
+        variable = "CANARY_PLUGIN_TOKEN_FILE" if name == "plugin-server" else "CANARY_ACCESS_FILE"
+        assert variables[variable] == f"/run/secrets/{secret}"
+        path = Path(declared[secret]["file"])
+        assert path.parent == Path("deploy/compose/secrets")
+        assert (made / path.name).is_file()
+        assert (made / path.name).stat().st_mode & 0o004

@@ -179,7 +179,8 @@ def test_the_document_that_these_tests_spoil_is_valid() -> None:
         (
             "release.status",
             ABSENT,
-            "release.status: give one of in-progress, paused, completed, rolled-back, abandoned, not None",
+            "release.status: give one of in-progress, paused, completed, rolled-back, abandoned, "
+            "not None",
         ),
         (
             "versions.0.status",

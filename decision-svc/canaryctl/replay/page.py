@@ -69,8 +69,7 @@ def page(result: dict[str, Any], *, show_users: bool) -> Iterator[str]:
         )
     yield "\n".join(read)
     rows = [
-        (row["way"].replace("-to-", " -> ").replace("-", " ") if "-to-" not in row["way"]
-         else row["way"].replace("-to-", " -> "),
+        (row["way"].replace("-to-", " -> ").replace("stays-", "stays "),
          f"{row['requests']:,}", render.percent(row["percentage"]), f"about {row['users']:,}")
         for row in result["moved"]
     ]  # fmt: skip

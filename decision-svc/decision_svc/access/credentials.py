@@ -23,7 +23,7 @@ MAX_NAME = 128
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
-"""Signatures that need a key which only the issuer has; "none" and shared keys are not among them."""
+"""Signatures by a key which only the issuer has; "none" and shared keys are not among them."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,19}\Z")

@@ -41,7 +41,7 @@ class Claims:
 
 
 class Verifier:
-    """Checks JWTs by one entry of the access file; ``keys`` is a JWKS, None if none is known yet."""
+    """Checks JWTs by one entry of the access file; ``keys`` is a JWKS, None while none is known."""
 
     def __init__(self, entry: JwtEntry, keys: str | None) -> None:
         self.entry = entry
