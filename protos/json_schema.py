@@ -29,8 +29,9 @@ REQUIRED = {
     "Freeze": ["name", "start", "end", "time_zone"], "HashKey": ["source"],
     "Plan": ["steps"], "PlanStep": ["weight"], "Gate": ["kind"], "Limit": ["metric"],
     "Window": ["time_zone", "start", "end"], "ChecklistItem": ["name"],
+    "Webhook": ["name", "url", "occasions"], "Query": ["metric", "promql"],
 }  # fmt: skip
-PERCENTAGES = frozenset({"percentage", "above", "weight", "max_weight"})
+PERCENTAGES = frozenset({"percentage", "above", "weight", "max_weight", "control"})
 # YAML reads unquoted text as other things; the text is meant as it stands there.
 TEXT = {"type": ["string", "number", "boolean"]}
 MOMENT = {"type": "string", "format": "date-time"}

@@ -82,6 +82,19 @@ class ApprovedMove(StrEnum):
     PROMOTE = "promote"
 
 
+class Cohort(StrEnum):
+    """What an outcome may be compared with.
+
+    DRAWN are users whom the draw of the percentage gave the canary, CONTROL are users of the same
+    draw who stand for stable, CHOSEN got the canary some other way.
+    """
+
+    OTHER = "unspecified"
+    DRAWN = "drawn"
+    CONTROL = "control"
+    CHOSEN = "chosen"
+
+
 class Anonymous(StrEnum):
     """What the percentage stage does with a request that has no hash key."""
 
@@ -115,8 +128,31 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """An item of a plan's checklist that a person has ticked off."""
+
+    item: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRollback:
+    """A rollback that waits until ``due``, and that a person may call off until then."""
+
+    why: str
+    at: datetime
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One attempt to bring a version from canary to stable. ``share`` is of ``BUCKETS``."""
+    """One attempt to bring a version from canary to stable. Shares are of ``BUCKETS``.
+
+    ``control`` is the share that stands for stable; what is more than lost the draw means all who
+    did. ``weight_since`` is since when the traffic is what it is, ``judged_since`` since when
+    outcomes count, ``fence`` the token of the controller that changed it last.
+    """
 
     id: str
     version: str
@@ -127,6 +163,12 @@ class Release:
     halted: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    control: int = 0
+    weight_since: datetime | None = None
+    judged_since: datetime | None = None
+    ticks: tuple[Tick, ...] = ()
+    due_rollback: DueRollback | None = None
+    fence: int = 0
 
     @property
     def is_in_force(self) -> bool:
@@ -432,7 +474,18 @@ class Decision(NamedTuple):
     policy_revision: int = 0
     issue_cookie: bool = False
     degraded: bool = False
+    control: bool = False
+    """Whether the user lost the draw and stands for stable in comparisons with the canary."""
     deprecation: Deprecation | None = None
+
+    @property
+    def cohort(self) -> Cohort:
+        """What the request's outcome may be compared with."""
+        if self.control:
+            return Cohort.CONTROL
+        if self.variant is Variant.STABLE:
+            return Cohort.OTHER
+        return Cohort.DRAWN if self.reason is Reason.PERCENTAGE else Cohort.CHOSEN
 
 
 class PersonNeeded(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from canary_engine.histogram import Histogram
-from canary_engine.model import Variant
+from canary_engine.model import Cohort, Variant
 
 FIRST_ERROR = 500
 
@@ -19,6 +19,7 @@ class Labels(NamedTuple):
     version: str
     variant: Variant
     release_id: str
+    cohort: Cohort = Cohort.OTHER
 
 
 class Tally:

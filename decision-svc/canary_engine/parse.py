@@ -31,6 +31,7 @@ from canary_engine.model import (
     Compatibility,
     CompatibilityRule,
     Criteria,
+    DueRollback,
     Flag,
     Guards,
     HashKey,
@@ -46,18 +47,19 @@ from canary_engine.model import (
     Shadow,
     Source,
     Strategy,
+    Tick,
     Variant,
     Version,
     VersionStatus,
     Whitelist,
 )
 from canary_engine.network import network_range
-from canary_engine.plan import read_freeze, read_plan
+from canary_engine.plan_reading import read_freeze, read_plan
 from canary_engine.reading import MAX_NAME, Node
 
 MAX_PATTERN = 1_000
 _MAX_REVISION = 2**63 - 1
-_SHARES = frozenset({"share", "above", "weight", "max_weight"})
+_SHARES = frozenset({"share", "above", "weight", "max_weight", "control"})
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+\Z")
 _NEVER_READ = {
     "authorization": "authorization never leaves the gateway",
@@ -217,9 +219,33 @@ def _release(node: Node) -> Release:
         halted=node.yes("halted"),
         started_at=node.time("started_at"),
         ended_at=node.time("ended_at"),
+        control=node.share("control") or 0,
+        weight_since=node.time("weight_since"),
+        judged_since=node.time("judged_since"),
+        ticks=tuple(tick for part in node.nodes("ticks", "item") if (tick := _tick(part))),
+        due_rollback=_due_rollback(part) if (part := node.node("due_rollback")) else None,
+        fence=node.whole("fence", 0, _MAX_REVISION),
     )
     node.finish()
     return found
+
+
+def _tick(node: Node) -> Tick | None:
+    item, by, at = node.name("item"), node.name("by"), node.time("at")
+    node.finish()
+    if at is None:
+        node.complain("at", "say when")
+        return None
+    return Tick(item=item, by=by, at=at)
+
+
+def _due_rollback(node: Node) -> DueRollback | None:
+    why, at, due = node.text("why"), node.time("at"), node.time("due")
+    node.finish()
+    if at is None or due is None:
+        node.complain("due", "say at which time it was found, and when it is due")
+        return None
+    return DueRollback(why=why, at=at, due=due)
 
 
 def _rule(node: Node) -> Rule:

@@ -13,10 +13,13 @@ from enum import StrEnum
 
 from canary_engine.errors import RefusedMove
 from canary_engine.model import (
+    BUCKETS,
+    DueRollback,
     Policy,
     Release,
     ReleaseStatus,
     Strategy,
+    Tick,
     Version,
     VersionStatus,
 )
@@ -44,6 +47,7 @@ class Move(StrEnum):
     PROMOTE = "promote"
     ROLL_BACK = "roll-back"
     ABANDON = "abandon"
+    KEEP = "keep"
 
 
 _END: Mapping[Move, State] = {
@@ -54,6 +58,7 @@ MOVES: Mapping[State, Mapping[Move, State]] = {
     State.IN_PROGRESS: {
         Move.RAISE: State.IN_PROGRESS,
         Move.LOWER: State.IN_PROGRESS,
+        Move.KEEP: State.IN_PROGRESS,
         Move.PAUSE: State.PAUSED,
         Move.HALT: State.HALTED,
         Move.PROMOTE: State.COMPLETED,
@@ -61,12 +66,14 @@ MOVES: Mapping[State, Mapping[Move, State]] = {
     },
     State.PAUSED: {
         Move.LOWER: State.PAUSED,
+        Move.KEEP: State.PAUSED,
         Move.RESUME: State.IN_PROGRESS,
         Move.HALT: State.HALTED,
         **_END,
     },
     State.HALTED: {
         Move.LOWER: State.HALTED,
+        Move.KEEP: State.HALTED,
         Move.RESUME: State.IN_PROGRESS,
         **_END,
     },
@@ -113,31 +120,77 @@ def start(
         strategy=strategy,
         salt=salt or id,
         started_at=now,
+        control=policy.plan.control(share) if policy.plan is not None else 0,
+        weight_since=now,
+        judged_since=now,
     )
     versions = _replaced(policy, replace(found, status=VersionStatus.CANARY))
     return replace(policy, versions=versions, release=release)
 
 
-def set_percentage(policy: Policy, share: int) -> Policy:
-    """The policy with its release at ``share``; the same share is no raise. Raises RefusedMove."""
+def set_percentage(policy: Policy, share: int, now: datetime, control: int | None = None) -> Policy:
+    """The policy with its release at ``share``; the same share is no raise. Raises RefusedMove.
+
+    ``control`` stands for stable; None: as much as the plan says, if the share is another one.
+    """
     old = policy.release.share if policy.release is not None else 0
     release = _moved(policy, Move.RAISE if share > old else Move.LOWER)
-    return replace(policy, release=replace(release, share=share))
+    if share != old:
+        planned = policy.plan.control(share) if policy.plan is not None else 0
+        release = replace(release, share=share, control=planned, weight_since=now)
+    if control is not None:
+        release = replace(release, control=min(control, BUCKETS - share))
+    return replace(policy, release=release)
 
 
-def pause(policy: Policy) -> Policy:
+def pause(policy: Policy, now: datetime) -> Policy:
     """It keeps its traffic, and nobody raises it."""
     return replace(policy, release=_moved(policy, Move.PAUSE))
 
 
-def resume(policy: Policy) -> Policy:
-    """It goes on, with the traffic it had."""
-    return replace(policy, release=_moved(policy, Move.RESUME))
+def resume(policy: Policy, now: datetime) -> Policy:
+    """It goes on, with the traffic it had; the time it is watched for begins anew."""
+    return replace(policy, release=replace(_moved(policy, Move.RESUME), weight_since=now))
 
 
-def halt(policy: Policy) -> Policy:
+def halt(policy: Policy, now: datetime) -> Policy:
     """Nobody gets the canary until it is resumed; the percentage stays as it was."""
-    return replace(policy, release=_moved(policy, Move.HALT))
+    return replace(policy, release=replace(_moved(policy, Move.HALT), weight_since=now))
+
+
+def keep(policy: Policy, now: datetime) -> Policy:
+    """The rollback that is due is called off; what is heard from now on is judged."""
+    release = _moved(policy, Move.KEEP)
+    if release.due_rollback is None:
+        raise RefusedMove(f"cannot keep: no rollback of release {release.id} is due")
+    return replace(policy, release=replace(release, due_rollback=None, judged_since=now))
+
+
+def roll_back_later(policy: Policy, why: str, now: datetime, due: datetime) -> Policy:
+    """It is rolled back when it is due, unless a person keeps it; one that is due stays so."""
+    _moved(policy, Move.ROLL_BACK)
+    release = policy.release
+    if release is None or release.due_rollback is not None:
+        return policy
+    waiting = DueRollback(why=why, at=now, due=due)
+    return replace(policy, release=replace(release, due_rollback=waiting))
+
+
+def tick(policy: Policy, item: str, by: str, now: datetime) -> Policy:
+    """The item of the plan's checklist is ticked off; a second time changes nothing."""
+    release = _checked(policy, item)
+    if any(ticked.item == item for ticked in release.ticks):
+        return policy
+    return replace(
+        policy, release=replace(release, ticks=(*release.ticks, Tick(item=item, by=by, at=now)))
+    )
+
+
+def untick(policy: Policy, item: str) -> Policy:
+    """It is not."""
+    release = _checked(policy, item)
+    kept = tuple(ticked for ticked in release.ticks if ticked.item != item)
+    return replace(policy, release=replace(release, ticks=kept))
 
 
 def promote(policy: Policy, now: datetime) -> Policy:
@@ -170,9 +223,10 @@ def abandon(policy: Policy, now: datetime) -> Policy:
 
 
 BY_MOVE: Mapping[Move, Callable[[Policy, datetime], Policy]] = {
-    Move.PAUSE: lambda policy, _: pause(policy),
-    Move.RESUME: lambda policy, _: resume(policy),
-    Move.HALT: lambda policy, _: halt(policy),
+    Move.PAUSE: pause,
+    Move.RESUME: resume,
+    Move.HALT: halt,
+    Move.KEEP: keep,
     Move.PROMOTE: promote,
     Move.ROLL_BACK: roll_back,
     Move.ABANDON: abandon,
@@ -199,7 +253,20 @@ def _moved(policy: Policy, move: Move) -> Release:
 def _ended(release: Release, now: datetime) -> Release:
     """The release with its end, which is never before its start, whatever the clock says."""
     started_at = release.started_at
-    return replace(release, ended_at=now if started_at is None else max(now, started_at))
+    ended_at = now if started_at is None else max(now, started_at)
+    return replace(release, ended_at=ended_at, control=0, due_rollback=None)
+
+
+def _checked(policy: Policy, item: str) -> Release:
+    """The release that is in force, if the plan's checklist has the item. Raises RefusedMove."""
+    release = policy.release
+    if release is None or not release.is_in_force:
+        raise RefusedMove("cannot tick: no release is in force; start one first")
+    items = [found.name for found in policy.plan.checklist] if policy.plan is not None else []
+    if item not in items:
+        there_is = ", ".join(items) or "none"
+        raise RefusedMove(f"the plan's checklist has no item {item!r}; there is: {there_is}")
+    return release
 
 
 def _words(move: Move) -> str:

@@ -36,7 +36,9 @@ class Verdicts:
             self._release, self._revision, issue,
         )  # fmt: skip
 
-    def measured(self, variant: Variant, reason: Reason, matched: str = "") -> Measured:
+    def measured(
+        self, variant: Variant, reason: Reason, matched: str = "", *, control: bool = False
+    ) -> Measured:
         """A function that makes the decision where one was."""
         version, backend = self._canary if variant is Variant.CANARY else self._stable
         release, revision = self._release, self._revision
@@ -46,7 +48,7 @@ class Verdicts:
             return _as_decision(
                 Decision,
                 (variant, version, backend, reason, matched, bucket,
-                 release, revision, issue, False, None),
+                 release, revision, issue, False, control, None),
             )  # fmt: skip
 
         return at

@@ -32,7 +32,10 @@ _NOT_FROM_A_FILE = {
 _LIFE = ("status", "release_date", "rollback_date")
 _OF_THE_BUILD = ("build_number", "git_commit", "build_date")
 # A release's id and dates are made anew whenever somebody asks what would change.
-_UNSEEN = diff.UNSEEN | {"release.id", "release.salt", "release.started_at", "release.ended_at"}
+_OF_ITS_LIFE = (
+    "id", "salt", "started_at", "ended_at", "control", "weight_since", "judged_since", "fence",
+)  # fmt: skip
+_UNSEEN = diff.UNSEEN | {f"release.{name}" for name in _OF_ITS_LIFE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

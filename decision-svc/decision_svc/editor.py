@@ -53,6 +53,8 @@ class Who:
 
     actor: str
     reason: str
+    fence: int = 0
+    """A controller's fencing token; 0 for a person."""
     key: str = ""
     """Names the request, so that it is done once; "" for none."""
     digest: str = ""
@@ -138,7 +140,7 @@ class Editor:
             return done
         if expected is not None and expected != before.revision:
             raise LostRace(service_key, expected, before.revision)
-        after = _edited(before, edit)
+        after = _fenced(before, _edited(before, edit), who.fence)
         # An edit of segments renews the memberships, whether or not it changes any.
         if after == replace(before, membership_epoch=after.membership_epoch) and not members:
             return before.revision
@@ -258,14 +260,41 @@ class Editor:
             )
         )
 
-    def set_percentage(self, share: int) -> Edit:
-        """Change the share of the release in progress."""
-        return Moving(lambda policy: release.set_percentage(policy, share))
+    def set_percentage(self, share: int, control: int | None = None) -> Edit:
+        """Change the share of the release in progress, and the share that stands for stable."""
+        now = self._clock()
+        return Moving(lambda policy: release.set_percentage(policy, share, now, control))
 
     def move_release(self, move: Move) -> Edit:
-        """Pause, resume, halt, promote, roll back or abandon the release."""
+        """Pause, resume, halt, promote, roll back, abandon or keep the release."""
         now = self._clock()
         return Moving(lambda policy: release.BY_MOVE[move](policy, now))
+
+    def halt_if_possible(self) -> Edit:
+        """Halt the release, if there is one that can be."""
+        now = self._clock()
+
+        def halted(policy: Policy) -> Policy:
+            found = policy.release
+            can_be = found is not None and Move.HALT in release.MOVES[release.state_of(found)]
+            return release.halt(policy, now) if can_be else policy
+
+        return Moving(halted)
+
+    def roll_back_later(self, why: str, delay_s: int) -> Edit:
+        """Have the release rolled back, unless a person keeps it."""
+        now = self._clock()
+        due = now + timedelta(seconds=delay_s)
+        return Moving(lambda policy: release.roll_back_later(policy, why, now, due))
+
+    def tick(self, item: str, by: str) -> Edit:
+        """Tick an item of the plan's checklist off."""
+        now = self._clock()
+        return Moving(lambda policy: release.tick(policy, item, by, now))
+
+    def untick(self, item: str) -> Edit:
+        """Take a tick back."""
+        return Moving(lambda policy: release.untick(policy, item))
 
     def approve(
         self, move: ApprovedMove, version: str, share: int, who: Who, valid_s: int
@@ -309,6 +338,19 @@ class Moving:
 
     def __call__(self, document: Document) -> Document:
         return parse.document(self.moved(parse.policy(document)))
+
+
+def _fenced(before: Policy, after: Policy, fence: int) -> Policy:
+    """``after`` with the controller's token. Raises RefusedMove if a newer one was here before."""
+    if not fence or after.release is None or after == before:
+        return after
+    newest = before.release.fence if before.release is not None else 0
+    if fence < newest:
+        raise RefusedMove(
+            f"fencing_token: {fence} is too late, a controller with {newest} has acted since: "
+            "take the lease anew"
+        )
+    return replace(after, release=replace(after.release, fence=fence))
 
 
 def _edited(before: Policy, edit: Edit) -> Policy:

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
-from canary_engine import parse, release
 from canary_engine.errors import CanaryError
 from canary_engine.model import Policy
-from canary_engine.release import Move
 
-from decision_svc.changes import Document
 from decision_svc.documents import stored_policy
 from decision_svc.editor import Editor, Who
 from decision_svc.snapshot import Snapshot
@@ -70,7 +67,8 @@ class Halting:
                 return None
             if not may(service_key):
                 return Halted(service_key=service_key, trouble="your role does not allow it")
-            revision = await self._editor.change(service_key, None, who, SUMMARY, _halted)
+            edit = self._editor.halt_if_possible()
+            revision = await self._editor.change(service_key, None, who, SUMMARY, edit)
         except CanaryError as error:
             return Halted(service_key=service_key, trouble=str(error))
         except Exception:
@@ -82,12 +80,3 @@ class Halting:
         stored = await self._store.load(service_key)
         policy: Policy | None = None if stored is None else stored_policy(service_key, stored)
         return policy is not None and policy.release is not None and policy.release.is_in_force
-
-
-def _halted(document: Document) -> Document:
-    """The policy with its release halted, if it has one that can be."""
-    policy = parse.policy(document)
-    found = policy.release
-    if found is None or Move.HALT not in release.MOVES[release.state_of(found)]:
-        return document
-    return parse.document(release.halt(policy))

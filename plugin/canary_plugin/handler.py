@@ -155,7 +155,7 @@ class Handler:
         if decision.issue_cookie:
             cookie = f"{self._config.cookie}={drawn}{self._config.cookie_attributes}"
             gateway.add_cookie(cookie)
-        is_labelled = is_canary or self._config.label_stable
+        is_labelled = is_canary or decision.control or self._config.label_stable
         # The Host header belongs to the backend: where the request was not sent, it is not set.
         host = decision.backend.host_header if is_sent and decision.backend else ""
         headers = {"host": host} if host else {}
@@ -172,7 +172,9 @@ class Handler:
 
     def _labels(self, service_key: str, decision: Decision) -> dict[str, str]:
         """What the upstream is told, and the log line of the request's outcome."""
-        labels = Labels(service_key, decision.version, decision.variant, decision.release_id)
+        labels = Labels(
+            service_key, decision.version, decision.variant, decision.release_id, decision.cohort
+        )
         return {
             VARIANT_HEADER: str(decision.variant),
             VERSION_HEADER: decision.version,

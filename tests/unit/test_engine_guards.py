@@ -71,19 +71,19 @@ RUNNING = start(IDLE)
 PROMOTED = release.promote(RUNNING, NOW)
 STATES = {
     State.IN_PROGRESS: RUNNING,
-    State.PAUSED: release.pause(RUNNING),
-    State.HALTED: release.halt(RUNNING),
+    State.PAUSED: release.pause(RUNNING, NOW),
+    State.HALTED: release.halt(RUNNING, NOW),
     State.COMPLETED: PROMOTED,
     State.ROLLED_BACK: release.roll_back(RUNNING, NOW),
     State.ABANDONED: release.abandon(RUNNING, NOW),
 }
 IN_FORCE = [State.IN_PROGRESS, State.PAUSED, State.HALTED]
 DO = {
-    Move.RAISE: lambda policy: release.set_percentage(policy, 10_000),
-    Move.LOWER: lambda policy: release.set_percentage(policy, 1_000),
-    Move.PAUSE: release.pause,
-    Move.RESUME: release.resume,
-    Move.HALT: release.halt,
+    Move.RAISE: lambda policy: release.set_percentage(policy, 10_000, NOW),
+    Move.LOWER: lambda policy: release.set_percentage(policy, 1_000, NOW),
+    Move.PAUSE: lambda policy: release.pause(policy, NOW),
+    Move.RESUME: lambda policy: release.resume(policy, NOW),
+    Move.HALT: lambda policy: release.halt(policy, NOW),
     Move.PROMOTE: lambda policy: release.promote(policy, NOW),
     Move.ROLL_BACK: lambda policy: release.roll_back(policy, NOW),
     Move.ABANDON: lambda policy: release.abandon(policy, NOW),
@@ -146,8 +146,8 @@ def test_whatever_jumps_to_whatever_is_guarded_if_it_gives_more(old: State, new:
 
 
 def test_the_end_of_a_halt_is_a_raise_even_at_zero() -> None:
-    halted = release.halt(at(RUNNING, 0))
-    assert effect(halted, release.resume(halted)) is Effect.RAISE
+    halted = release.halt(at(RUNNING, 0), NOW)
+    assert effect(halted, release.resume(halted, NOW)) is Effect.RAISE
     assert effect(at(RUNNING, 0), halted) is Effect.LOWER
 
 
@@ -347,7 +347,7 @@ MOVED = [
     (IDLE, lambda p: start(p), ApprovedMove.START, " --percentage 5"),
     (
         RUNNING,
-        lambda p: release.set_percentage(p, 12_345),
+        lambda p: release.set_percentage(p, 12_345, NOW),
         ApprovedMove.RAISE,
         " --percentage 12.345",
     ),
@@ -418,7 +418,7 @@ def test_of_two_consents_the_one_that_allows_less_is_used() -> None:
     wide = an_approval(ApprovedMove.RAISE, id="wide", share=100_000)
     tight = an_approval(ApprovedMove.RAISE, id="tight", share=20_000)
     before = approved(RUNNING, wide, tight)
-    after = passed(before, release.set_percentage(before, 20_000), actor="kim", now=NOW)
+    after = passed(before, release.set_percentage(before, 20_000, NOW), actor="kim", now=NOW)
     assert after.approvals == (wide,)
 
 
@@ -426,11 +426,11 @@ def test_of_two_consents_the_one_that_allows_less_is_used() -> None:
 def test_a_limit_is_about_what_lies_above_it_however_it_is_reached(share: int, needs: bool) -> None:
     rules = Guards(approvals=ApprovalRules(above=5_000))
     running, idle = (replace(p, guards=rules) for p in (at(RUNNING, 0), IDLE))
-    halted = release.halt(at(running, share))
+    halted = release.halt(at(running, share), NOW)
     for before, after in (
-        (running, release.set_percentage(running, share)),
+        (running, release.set_percentage(running, share, NOW)),
         (idle, start(idle, share)),
-        (halted, release.resume(halted)),
+        (halted, release.resume(halted, NOW)),
     ):
         if needs:
             with pytest.raises(RefusedMove, match=r"approve shop raise v2 --percentage 5\.001"):
@@ -463,7 +463,7 @@ def test_expired_consents_are_forgotten_with_the_next_change_whatever_it_is() ->
         for id_, until in (("valid", LATER), ("old", NOW))
     )
     before = approved(RUNNING, valid, old)
-    after = passed(before, release.pause(before), actor="kim", now=NOW)
+    after = passed(before, release.pause(before, NOW), actor="kim", now=NOW)
     assert after.approvals == (valid,)
 
 

@@ -9,8 +9,9 @@ import pytest
 from canary_engine import parse
 from canary_engine.errors import InvalidPolicy
 from canary_engine.model import BUCKETS, Policy
-from canary_engine.plan import GateKind, Metric, Plan, Window, length, plan, seconds
+from canary_engine.plan import GateKind, Metric, Plan, Window, length, seconds
 from canary_engine.plan_lint import lint
+from canary_engine.plan_reading import plan
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday
 NIGHTS = {"time_zone": "Asia/Shanghai", "start": "22:00", "end": "06:00"}

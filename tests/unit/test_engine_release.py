@@ -10,6 +10,7 @@ import pytest
 from canary_engine import parse, release
 from canary_engine.errors import CanaryError, RefusedMove
 from canary_engine.model import (
+    DueRollback,
     Policy,
     Release,
     ReleaseStatus,
@@ -36,24 +37,27 @@ RUNNING = Policy(
         share=5_000,
         salt="spring",
         started_at=BEFORE,
+        weight_since=NOW,
+        due_rollback=DueRollback(why="errors", at=BEFORE, due=NOW),
     ),
 )
 DO = {
-    Move.RAISE: lambda policy: release.set_percentage(policy, 10_000),
-    Move.LOWER: lambda policy: release.set_percentage(policy, 0),
-    Move.PAUSE: release.pause,
-    Move.RESUME: release.resume,
-    Move.HALT: release.halt,
+    Move.RAISE: lambda policy: release.set_percentage(policy, 10_000, NOW),
+    Move.LOWER: lambda policy: release.set_percentage(policy, 0, NOW),
+    Move.PAUSE: lambda policy: release.pause(policy, NOW),
+    Move.RESUME: lambda policy: release.resume(policy, NOW),
+    Move.HALT: lambda policy: release.halt(policy, NOW),
     Move.PROMOTE: lambda policy: release.promote(policy, NOW),
     Move.ROLL_BACK: lambda policy: release.roll_back(policy, NOW),
     Move.ABANDON: lambda policy: release.abandon(policy, NOW),
+    Move.KEEP: lambda policy: release.keep(policy, NOW),
 }
 ENDED = release.roll_back(RUNNING, NOW)
 PROMOTED = release.promote(RUNNING, NOW)
 IN_STATE = {
     State.IN_PROGRESS: RUNNING,
-    State.PAUSED: release.pause(RUNNING),
-    State.HALTED: release.halt(RUNNING),
+    State.PAUSED: release.pause(RUNNING, NOW),
+    State.HALTED: release.halt(RUNNING, NOW),
     State.COMPLETED: PROMOTED,
     State.ROLLED_BACK: ENDED,
     State.ABANDONED: release.abandon(RUNNING, NOW),
@@ -147,20 +151,20 @@ def test_a_refusal_is_one_of_the_engines_errors() -> None:
 
 
 def test_setting_the_percentage_changes_nothing_else() -> None:
-    after = release.set_percentage(RUNNING, 10_000)
+    after = release.set_percentage(RUNNING, 10_000, NOW)
     assert after == replace(RUNNING, release=replace(the_release(RUNNING), share=10_000))
 
 
 @pytest.mark.parametrize("state", IN_FORCE)
 def test_the_percentage_may_be_set_to_what_it_is_in_every_state(state: State) -> None:
-    assert release.set_percentage(IN_STATE[state], 5_000) == IN_STATE[state]
+    assert release.set_percentage(IN_STATE[state], 5_000, NOW) == IN_STATE[state]
 
 
 def test_halting_keeps_the_percentage_and_resuming_gives_it_back() -> None:
-    halted = release.halt(RUNNING)
+    halted = release.halt(RUNNING, NOW)
     assert halted == replace(RUNNING, release=replace(the_release(RUNNING), halted=True))
-    assert release.resume(halted) == RUNNING
-    assert release.resume(release.halt(release.pause(RUNNING))) == RUNNING
+    assert release.resume(halted, NOW) == RUNNING
+    assert release.resume(release.halt(release.pause(RUNNING, NOW), NOW), NOW) == RUNNING
 
 
 def test_a_release_that_was_stored_paused_and_halted_is_halted() -> None:
@@ -169,7 +173,7 @@ def test_a_release_that_was_stored_paused_and_halted_is_halted() -> None:
         release=replace(the_release(RUNNING), status=ReleaseStatus.PAUSED, halted=True),
     )
     assert release.state_of(the_release(stored)) is State.HALTED
-    assert release.resume(stored) == RUNNING
+    assert release.resume(stored, NOW) == RUNNING
 
 
 def test_promoting_makes_the_version_stable_and_the_old_stable_deprecated() -> None:

@@ -48,5 +48,5 @@ def stages_of(policy: Policy) -> tuple[Stage, ...]:
     if policy.flags and Reason.FLAG in chosen:
         stages.append(flag_stage(verdicts, keys, policy))
     if Reason.PERCENTAGE in chosen:
-        stages.append(percentage_stage(verdicts, measure, release.share))
+        stages.append(percentage_stage(verdicts, measure, release.share, release.control))
     return (*stages, default_stage(verdicts, measure, stages))

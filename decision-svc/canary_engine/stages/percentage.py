@@ -11,13 +11,16 @@ from canary_engine.stages.stage import Stage
 from canary_engine.verdicts import Verdicts
 
 
-def percentage_stage(verdicts: Verdicts, measure: Measure, share: int) -> Stage:
+def percentage_stage(verdicts: Verdicts, measure: Measure, share: int, control: int) -> Stage:
     """Gives the canary below the share, and stable (by default, with its bucket) from there on.
 
-    At 0 nobody is measured: the next stage decides.
+    Of those who lose, the ``control`` farthest away stand for stable: raising the share moves
+    none of them before it reaches them. At 0 nobody is measured: the next stage decides.
     """
     canary = verdicts.measured(Variant.CANARY, Reason.PERCENTAGE)
     stable = verdicts.measured(Variant.STABLE, Reason.DEFAULT)
+    compared = verdicts.measured(Variant.STABLE, Reason.DEFAULT, control=True)
+    first_control = max(share, BUCKETS - control)
 
     def decide(request: Request, person: Person | None, now: datetime) -> Decision | None:
         if not share:
@@ -25,7 +28,9 @@ def percentage_stage(verdicts: Verdicts, measure: Measure, share: int) -> Stage:
         bucket, must_keep = measure(request)
         if bucket is None:
             return None
-        return canary(bucket, must_keep) if bucket < share else stable(bucket, must_keep)
+        if bucket < share:
+            return canary(bucket, must_keep)
+        return (stable if bucket < first_control else compared)(bucket, must_keep)
 
     def find(request: Request, person: Person, now: datetime) -> str:
         of_all = f"{percentage(share)} %"
@@ -33,6 +38,7 @@ def percentage_stage(verdicts: Verdicts, measure: Measure, share: int) -> Stage:
         if bucket is None:
             return f"the request has no hash key to compare with {of_all}"
         side = "below" if bucket < share else "not below"
-        return f"bucket {bucket} is {side} {of_all} ({share} of {BUCKETS})"
+        compared = "; it stands for stable in comparisons" if bucket >= first_control else ""
+        return f"bucket {bucket} is {side} {of_all} ({share} of {BUCKETS}){compared}"
 
     return Stage(Reason.PERCENTAGE, decide, find)

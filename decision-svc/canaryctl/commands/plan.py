@@ -13,9 +13,9 @@ from canary_engine import parse
 from canary_engine.errors import InvalidPolicy
 from canary_engine.model import Policy
 from canary_engine.plan import Plan
-from canary_engine.plan import plan as parsed_plan
 from canary_engine.plan_lint import Warning as Advice
 from canary_engine.plan_lint import lint
+from canary_engine.plan_reading import plan as parsed_plan
 
 from canaryctl import render
 from canaryctl.errors import Misuse

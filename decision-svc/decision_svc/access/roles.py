@@ -93,12 +93,18 @@ def _methods() -> dict[str, Needed]:
         "HaltAll": _always(Need(operator, ANY_KEY)),
         # Guards that become looser take an admin, whatever call loosens them: see guarding.
         "SetGuards": _by(operator, change),
+        # For the controller, which sees to the releases of every service key.
+        "HoldLease": _always(Need(operator)),
+        "DropLease": _always(Need(operator)),
+        "FollowReleases": _always(Need(operator)),
+        "PutRecord": _by(operator, "record.service_key"),
+        "ReportMetrics": _by(operator, key),
         "RemoveVersion": _by(Role.ADMIN, change),
         "Apply": _apply,
     }
     looking = (
         "ListMembers", "GetPolicy", "GetEffectivePolicy", "ListChanges", "ListAudit",
-        "GetShadow", "GetExposure", "ListOutcomes",
+        "GetShadow", "GetExposure", "ListOutcomes", "GetMetrics", "GetRecord",
     )  # fmt: skip
     by_name |= {name: _by(viewer, key) for name in looking}
     writing = (
@@ -108,7 +114,7 @@ def _methods() -> dict[str, Needed]:
         "SetWhitelist", "AddToWhitelist", "RemoveFromWhitelist",
         "PutSegment", "RemoveSegment", "AddMembers", "RemoveMembers",
         "PutFlag", "RemoveFlag", "SetBucketing", "SetIdentity", "SetCompatibility",
-        "SetShadow", "RemoveShadow",
+        "SetShadow", "RemoveShadow", "TickChecklist",
     )  # fmt: skip
     by_name |= {name: _by(operator, change) for name in writing}
     gateway = _always(Need(None))

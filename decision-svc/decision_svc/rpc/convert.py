@@ -90,6 +90,7 @@ def _but_bucket(
     policy_revision: int,
     issue_cookie: bool,
     degraded: bool,
+    control: bool,
     deprecation_: Deprecation | None,
 ) -> bytes:
     """A decision's message without its bucket, serialized."""
@@ -103,6 +104,7 @@ def _but_bucket(
         policy_revision=policy_revision,
         issue_cookie=issue_cookie,
         degraded=degraded,
+        control=control,
         deprecation=deprecation(deprecation_) if deprecation_ else None,
     ).SerializeToString()
 

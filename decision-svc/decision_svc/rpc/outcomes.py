@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2 as pb
+from canary.policy.v1 import policy_pb2
 from canary_engine.histogram import LAST_BUCKET, Histogram
-from canary_engine.model import Variant
+from canary_engine.model import Cohort, Variant
 from canary_engine.outcomes import Labels, Tally
 
 from decision_svc.errors import BadRequest
@@ -18,6 +19,8 @@ DEFAULT_WINDOW_S = 60
 MAX_STATUS = 999
 MAX_TEXT = 255
 MAX_BATCH_ID = 64
+COHORTS = {cohort: policy_pb2.Cohort.Value("COHORT_" + cohort.upper()) for cohort in Cohort}
+_COHORTS: Mapping[int, Cohort] = {number: cohort for cohort, number in COHORTS.items()}
 _VARIANTS: Mapping[int, Variant] = {number: variant for variant, number in VARIANTS.items()}
 
 
@@ -55,7 +58,11 @@ def _complaints(series: pb.OutcomeSeries) -> Iterator[str]:
 
 def _reported(series: pb.OutcomeSeries) -> Reported:
     labels = Labels(
-        series.service_key, series.version, _VARIANTS[series.variant], series.release_id
+        series.service_key,
+        series.version,
+        _VARIANTS[series.variant],
+        series.release_id,
+        _COHORTS.get(series.cohort, Cohort.OTHER),
     )
     tally = Tally(
         series.statuses, _histogram(series.request), _histogram(series.upstream), series.lost

@@ -81,6 +81,7 @@ def decision(message: policy_pb.Decision) -> Decision:
         message.policy_revision,
         message.issue_cookie,
         message.degraded,
+        message.control,
         _deprecation(message.deprecation) if message.HasField("deprecation") else None,
     )
 

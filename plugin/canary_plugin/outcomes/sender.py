@@ -155,6 +155,7 @@ class Sender:
             request=_histogram(tally.request),
             upstream=_histogram(tally.upstream),
             lost=tally.lost,
+            cohort=policy_pb.Cohort.Value(f"COHORT_{labels.cohort.upper()}"),
         )
 
 

@@ -52,7 +52,8 @@ class Calls:
     def _who(self, said: Any) -> Who:
         """Who makes the call and why, from a message that has an actor and a reason."""
         key = getattr(said, "idempotency_key", "")
-        return Who(actor=said.actor, reason=said.reason, key=key)
+        fence = getattr(said, "fencing_token", 0)
+        return Who(actor=said.actor, reason=said.reason, key=key, fence=fence)
 
     async def _change(
         self,

@@ -30,7 +30,9 @@ MOVES = {
     pb.MOVE_PROMOTE: Move.PROMOTE,
     pb.MOVE_ROLL_BACK: Move.ROLL_BACK,
     pb.MOVE_ABANDON: Move.ABANDON,
+    pb.MOVE_KEEP: Move.KEEP,
 }
+MAX_DELAY_S = 86_400
 _AGAINST = {Despite.INCOMPATIBLE: "incompatible", Despite.ROLLBACK: "rolled back"}
 
 
@@ -72,18 +74,35 @@ class ReleaseCalls(Calls):
         return pb.StartReleaseResponse(revision=revision)
 
     async def SetPercentage(self, request: pb.SetPercentageRequest, context: Context) -> Any:
-        share = share_of(request.percentage)
-        summary = f"set percentage to {parse.percentage(share)} %"
-        edit = self._parts.editor.set_percentage(share)
+        share, summary = share_of(request.percentage), "set percentage to "
+        summary += f"{parse.percentage(share)} %"
+        control = None
+        if request.HasField("control"):
+            control = share_of(request.control, "control")
+            summary += f", control to {parse.percentage(control)} %"
+        edit = self._parts.editor.set_percentage(share, control)
         return pb.SetPercentageResponse(revision=await self._change(request, edit, summary))
 
     async def MoveRelease(self, request: pb.MoveReleaseRequest, context: Context) -> Any:
         move = MOVES.get(request.move)
         if move is None:
             raise BadRequest(f"move: give one of {', '.join(MOVES.values())}")
-        edit = self._parts.editor.move_release(move)
-        revision = await self._change(request, edit, f"{move.replace('-', ' ')} release")
-        return pb.MoveReleaseResponse(revision=revision)
+        if request.delay_s and move is not Move.ROLL_BACK:
+            raise BadRequest("delay_s: only a rollback can be put off; leave it out")
+        if request.delay_s > MAX_DELAY_S:
+            raise BadRequest(f"delay_s: at most {MAX_DELAY_S:,}")
+        edit, summary = self._parts.editor.move_release(move), f"{move.replace('-', ' ')} release"
+        if request.delay_s:
+            edit = self._parts.editor.roll_back_later(request.change.reason, request.delay_s)
+            summary += f" in {request.delay_s} s unless it is kept"
+        return pb.MoveReleaseResponse(revision=await self._change(request, edit, summary))
+
+    async def TickChecklist(self, request: pb.TickChecklistRequest, context: Context) -> Any:
+        editor, item = self._parts.editor, request.item
+        by = request.change.actor.strip()
+        edit = editor.untick(item) if request.untick else editor.tick(item, by)
+        summary = f"{'untick' if request.untick else 'tick'} {item!r} of the checklist"
+        return pb.TickChecklistResponse(revision=await self._change(request, edit, summary))
 
     async def HaltAll(self, request: pb.HaltAllRequest, context: Context) -> Any:
         parts = self._parts
@@ -111,10 +130,10 @@ class ReleaseCalls(Calls):
         )
 
 
-def share_of(value: float) -> int:
+def share_of(value: float, name: str = "percentage") -> int:
     """A percentage as a share of BUCKETS. Raises BadRequest."""
     complaints: list[str] = []
-    share = Node({"percentage": value}, "", complaints).share("percentage")
+    share = Node({name: value}, "", complaints).share(name)
     if share is None:
         raise BadRequest(*complaints)
     return share

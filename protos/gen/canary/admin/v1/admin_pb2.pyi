@@ -12,6 +12,7 @@ be reached, and then nothing was changed.
 
 from canary.decision.v1 import decision_pb2 as _decision_pb2
 from canary.policy.v1 import policy_pb2 as _policy_pb2
+from canary.record.v1 import record_pb2 as _record_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -49,6 +50,8 @@ class _MoveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Move.ValueType],
     """Its version is withdrawn, for something is wrong with it, and it ends."""
     MOVE_ABANDON: _Move.ValueType  # 6
     """It ends without a verdict."""
+    MOVE_KEEP: _Move.ValueType  # 7
+    """The rollback that is due is called off; what is heard from now on is judged."""
 
 class Move(_Move, metaclass=_MoveEnumTypeWrapper):
     """What can be done to a release."""
@@ -67,6 +70,8 @@ MOVE_ROLL_BACK: Move.ValueType  # 5
 """Its version is withdrawn, for something is wrong with it, and it ends."""
 MOVE_ABANDON: Move.ValueType  # 6
 """It ends without a verdict."""
+MOVE_KEEP: Move.ValueType  # 7
+"""The rollback that is due is called off; what is heard from now on is judged."""
 Global___Move: _TypeAlias = Move  # noqa: Y015
 
 @_typing.final
@@ -80,6 +85,7 @@ class Change(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """The service key whose policy is changed."""
     expected_revision: _builtins.int
@@ -94,6 +100,10 @@ class Change(_message.Message):
     """Names this very change: sent again, it answers the revision that was made the first
     time. Another change under the same key is refused. Empty: none.
     """
+    fencing_token: _builtins.int
+    """The controller's fencing token; one below that of the release's last controller is refused.
+    0: the change is a person's.
+    """
     def __init__(
         self,
         *,
@@ -102,10 +112,11 @@ class Change(_message.Message):
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
+        fencing_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "actor", b"actor", "expected_revision", b"expected_revision", "idempotency_key", b"idempotency_key", "reason", b"reason", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "actor", b"actor", "expected_revision", b"expected_revision", "fencing_token", b"fencing_token", "idempotency_key", b"idempotency_key", "reason", b"reason", "service_key", b"service_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
@@ -343,8 +354,11 @@ class SetPercentageRequest(_message.Message):
 
     CHANGE_FIELD_NUMBER: _builtins.int
     PERCENTAGE_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
     percentage: _builtins.float
     """0 to 100 in steps of 0.001."""
+    control: _builtins.float
+    """Share of hash keys that stands for stable; absent: as the plan says."""
     @_builtins.property
     def change(self) -> Global___Change:
         """Who, why, and the revision expected."""
@@ -354,12 +368,15 @@ class SetPercentageRequest(_message.Message):
         *,
         change: Global___Change | None = ...,
         percentage: _builtins.float = ...,
+        control: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_control", b"_control", "change", b"change", "control", b"control"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "percentage", b"percentage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_control", b"_control", "change", b"change", "control", b"control", "percentage", b"percentage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__control: _TypeAlias = _typing.Literal["control"]  # noqa: Y015
+    _WhichOneofArgType__control: _TypeAlias = _typing.Literal["_control", b"_control"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__control) -> _WhichOneofReturnType__control | None: ...
 
 Global___SetPercentageRequest: _TypeAlias = SetPercentageRequest  # noqa: Y015
 
@@ -393,8 +410,13 @@ class MoveReleaseRequest(_message.Message):
 
     CHANGE_FIELD_NUMBER: _builtins.int
     MOVE_FIELD_NUMBER: _builtins.int
+    DELAY_S_FIELD_NUMBER: _builtins.int
     move: Global___Move.ValueType
     """What."""
+    delay_s: _builtins.int
+    """For a rollback: in how many seconds it is due, and may be called off until then; 0: it is done
+    at once.
+    """
     @_builtins.property
     def change(self) -> Global___Change:
         """Who, why, and the revision expected."""
@@ -404,10 +426,11 @@ class MoveReleaseRequest(_message.Message):
         *,
         change: Global___Change | None = ...,
         move: Global___Move.ValueType = ...,
+        delay_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "move", b"move"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delay_s", b"delay_s", "move", b"move"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3060,3 +3083,617 @@ class LatencySummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LatencySummary: _TypeAlias = LatencySummary  # noqa: Y015
+
+@_typing.final
+class TickChecklistRequest(_message.Message):
+    """Request of TickChecklist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    UNTICK_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """The item's name."""
+    untick: _builtins.bool
+    """Whether to take the tick back."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        item: _builtins.str = ...,
+        untick: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "item", b"item", "untick", b"untick"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TickChecklistRequest: _TypeAlias = TickChecklistRequest  # noqa: Y015
+
+@_typing.final
+class TickChecklistResponse(_message.Message):
+    """Answer of TickChecklist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TickChecklistResponse: _TypeAlias = TickChecklistResponse  # noqa: Y015
+
+@_typing.final
+class ReportedMetric(_message.Message):
+    """A number that somebody reports about one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    metric: _policy_pb2.Metric.ValueType
+    """Which metric."""
+    name: _builtins.str
+    """Name of a custom metric or of a feature whose usage it is; for no other."""
+    version: _builtins.str
+    """The version that it is about."""
+    value: _builtins.float
+    """The number. Amounts (revenue, complaints, critical errors) are added up; all others are
+    averaged, each as often as count says.
+    """
+    count: _builtins.int
+    """How many observations the number stands for; 0: one."""
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Any further words by which people tell reports apart, e.g. {"region": "eu"}."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was observed; absent: now. No more than 15 minutes ago."""
+
+    def __init__(
+        self,
+        *,
+        metric: _policy_pb2.Metric.ValueType = ...,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        value: _builtins.float = ...,
+        count: _builtins.int = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "count", b"count", "dimensions", b"dimensions", "metric", b"metric", "name", b"name", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportedMetric: _TypeAlias = ReportedMetric  # noqa: Y015
+
+@_typing.final
+class ReportMetricsRequest(_message.Message):
+    """Request of ReportMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key. NOT_FOUND if it has no policy."""
+    report_id: _builtins.str
+    """Names this very report: sent again, it counts once. Empty: none."""
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportedMetric]:
+        """The numbers, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        metrics: _abc.Iterable[Global___ReportedMetric] | None = ...,
+        report_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "report_id", b"report_id", "service_key", b"service_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMetricsRequest: _TypeAlias = ReportMetricsRequest  # noqa: Y015
+
+@_typing.final
+class ReportMetricsResponse(_message.Message):
+    """Answer of ReportMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """How many were taken over; 0 for a report that was taken over before."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMetricsResponse: _TypeAlias = ReportMetricsResponse  # noqa: Y015
+
+@_typing.final
+class GetMetricsRequest(_message.Message):
+    """Request of GetMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    window_s: _builtins.int
+    """How far to look back, in seconds, rounded up to tens; 0: 300. At most 86,400."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        window_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_key", b"service_key", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMetricsRequest: _TypeAlias = GetMetricsRequest  # noqa: Y015
+
+@_typing.final
+class CohortMetrics(_message.Message):
+    """The metrics of one cohort of the latest release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COHORT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    cohort: _policy_pb2.Cohort.ValueType
+    """Which."""
+    version: _builtins.str
+    """The version that it had."""
+    @_builtins.property
+    def metrics(self) -> _record_pb2.MetricSnapshot:
+        """Its metrics."""
+
+    def __init__(
+        self,
+        *,
+        cohort: _policy_pb2.Cohort.ValueType = ...,
+        version: _builtins.str = ...,
+        metrics: _record_pb2.MetricSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "metrics", b"metrics", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CohortMetrics: _TypeAlias = CohortMetrics  # noqa: Y015
+
+@_typing.final
+class GetMetricsResponse(_message.Message):
+    """Answer of GetMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
+    release_id: _builtins.str
+    """The release; empty if there is none."""
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CohortMetrics]:
+        """The cohorts that anything is known of."""
+
+    def __init__(
+        self,
+        *,
+        release_id: _builtins.str = ...,
+        cohorts: _abc.Iterable[Global___CohortMetrics] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohorts", b"cohorts", "release_id", b"release_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMetricsResponse: _TypeAlias = GetMetricsResponse  # noqa: Y015
+
+@_typing.final
+class HoldLeaseRequest(_message.Message):
+    """Request of HoldLease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the lease."""
+    holder: _builtins.str
+    """Who wants it; unique."""
+    valid_s: _builtins.int
+    """For how long from now, in seconds, 1 to 300."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        holder: _builtins.str = ...,
+        valid_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "name", b"name", "valid_s", b"valid_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldLeaseRequest: _TypeAlias = HoldLeaseRequest  # noqa: Y015
+
+@_typing.final
+class HoldLeaseResponse(_message.Message):
+    """Answer of HoldLease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_HELD_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LEFT_MS_FIELD_NUMBER: _builtins.int
+    is_held: _builtins.bool
+    """Whether the caller holds it."""
+    holder: _builtins.str
+    """Who holds it."""
+    token: _builtins.int
+    """Its fencing token."""
+    left_ms: _builtins.int
+    """How long it lasts still, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        is_held: _builtins.bool = ...,
+        holder: _builtins.str = ...,
+        token: _builtins.int = ...,
+        left_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "is_held", b"is_held", "left_ms", b"left_ms", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldLeaseResponse: _TypeAlias = HoldLeaseResponse  # noqa: Y015
+
+@_typing.final
+class DropLeaseRequest(_message.Message):
+    """Request of DropLease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the lease."""
+    holder: _builtins.str
+    """Who holds it; of anybody else nothing is dropped."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        holder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropLeaseRequest: _TypeAlias = DropLeaseRequest  # noqa: Y015
+
+@_typing.final
+class DropLeaseResponse(_message.Message):
+    """Answer of DropLease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropLeaseResponse: _TypeAlias = DropLeaseResponse  # noqa: Y015
+
+@_typing.final
+class Followed(_message.Message):
+    """What the caller knows of a service key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    revision: _builtins.int
+    """The revision of its policy; 0: none."""
+    slot: _builtins.int
+    """The newest slot of outcomes that it wants to hear nothing more of; 0: none."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "service_key", b"service_key", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Followed: _TypeAlias = Followed  # noqa: Y015
+
+@_typing.final
+class FollowReleasesRequest(_message.Message):
+    """Request of FollowReleases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLLOWED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def followed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Followed]:
+        """What the caller knows already."""
+
+    def __init__(
+        self,
+        *,
+        followed: _abc.Iterable[Global___Followed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["followed", b"followed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowReleasesRequest: _TypeAlias = FollowReleasesRequest  # noqa: Y015
+
+@_typing.final
+class OutcomeSlot(_message.Message):
+    """The outcomes of one cohort in one slot of ten seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """Unix time of its begin, in tens of seconds."""
+    @_builtins.property
+    def series(self) -> _decision_pb2.OutcomeSeries:
+        """The outcomes; age_s and service_key say nothing here."""
+
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        series: _decision_pb2.OutcomeSeries | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeSlot: _TypeAlias = OutcomeSlot  # noqa: Y015
+
+@_typing.final
+class FollowedRelease(_message.Message):
+    """What is new of one release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    revision: _builtins.int
+    """The revision of its policy."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The policy; absent if the caller knows it."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeSlot]:
+        """Outcomes of the release in slots after the one the caller named, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        policy: _policy_pb2.Policy | None = ...,
+        outcomes: _abc.Iterable[Global___OutcomeSlot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "policy", b"policy", "revision", b"revision", "service_key", b"service_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowedRelease: _TypeAlias = FollowedRelease  # noqa: Y015
+
+@_typing.final
+class FollowReleasesResponse(_message.Message):
+    """Answer of FollowReleases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The time here."""
+
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___FollowedRelease]:
+        """Every release in force, and those that ended and whose record is not closed."""
+
+    def __init__(
+        self,
+        *,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        releases: _abc.Iterable[Global___FollowedRelease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now", b"now", "releases", b"releases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowReleasesResponse: _TypeAlias = FollowReleasesResponse  # noqa: Y015
+
+@_typing.final
+class PutRecordRequest(_message.Message):
+    """Request of PutRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> _record_pb2.ReleaseRecord:
+        """The record; its fence is the caller's token."""
+
+    def __init__(
+        self,
+        *,
+        record: _record_pb2.ReleaseRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRecordRequest: _TypeAlias = PutRecordRequest  # noqa: Y015
+
+@_typing.final
+class PutRecordResponse(_message.Message):
+    """Answer of PutRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRecordResponse: _TypeAlias = PutRecordResponse  # noqa: Y015
+
+@_typing.final
+class GetRecordRequest(_message.Message):
+    """Request of GetRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """The service key."""
+    release_id: _builtins.str
+    """The release; empty: the latest."""
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        release_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["release_id", b"release_id", "service_key", b"service_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecordRequest: _TypeAlias = GetRecordRequest  # noqa: Y015
+
+@_typing.final
+class GetRecordResponse(_message.Message):
+    """Answer of GetRecord."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> _record_pb2.ReleaseRecord:
+        """The record."""
+
+    def __init__(
+        self,
+        *,
+        record: _record_pb2.ReleaseRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecordResponse: _TypeAlias = GetRecordResponse  # noqa: Y015

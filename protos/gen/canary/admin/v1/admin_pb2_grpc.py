@@ -265,6 +265,46 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.FromString,
                 _registered_method=True)
+        self.TickChecklist = channel.unary_unary(
+                '/canary.admin.v1.AdminService/TickChecklist',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistResponse.FromString,
+                _registered_method=True)
+        self.ReportMetrics = channel.unary_unary(
+                '/canary.admin.v1.AdminService/ReportMetrics',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/canary.admin.v1.AdminService/GetMetrics',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
+        self.HoldLease = channel.unary_unary(
+                '/canary.admin.v1.AdminService/HoldLease',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseResponse.FromString,
+                _registered_method=True)
+        self.DropLease = channel.unary_unary(
+                '/canary.admin.v1.AdminService/DropLease',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseResponse.FromString,
+                _registered_method=True)
+        self.FollowReleases = channel.unary_unary(
+                '/canary.admin.v1.AdminService/FollowReleases',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesResponse.FromString,
+                _registered_method=True)
+        self.PutRecord = channel.unary_unary(
+                '/canary.admin.v1.AdminService/PutRecord',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordResponse.FromString,
+                _registered_method=True)
+        self.GetRecord = channel.unary_unary(
+                '/canary.admin.v1.AdminService/GetRecord',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -593,7 +633,64 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOutcomes(self, request, context):
-        """Says what became of the latest requests, by version, as far as this replica was told.
+        """Says what became of the latest requests, by version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TickChecklist(self, request, context):
+        """Ticks an item of the plan's checklist off, or takes that back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportMetrics(self, request, context):
+        """Takes over metrics that only others know: business, users, CPU, memory, any of their own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """Says how the sides of the latest release compare.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldLease(self, request, context):
+        """Takes or keeps the lease of a name: of all who ask, one holds it. Who holds it anew gets a
+        fencing token above all before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropLease(self, request, context):
+        """Gives the lease up, so that another need not wait for its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowReleases(self, request, context):
+        """Says what is new of every release in force or not closed yet: for the controller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRecord(self, request, context):
+        """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecord(self, request, context):
+        """Shows what is noted of a release; NOT_FOUND if nothing is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -831,6 +928,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListOutcomes,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.SerializeToString,
+            ),
+            'TickChecklist': grpc.unary_unary_rpc_method_handler(
+                    servicer.TickChecklist,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistResponse.SerializeToString,
+            ),
+            'ReportMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMetrics,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsResponse.SerializeToString,
+            ),
+            'HoldLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldLease,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseResponse.SerializeToString,
+            ),
+            'DropLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropLease,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseResponse.SerializeToString,
+            ),
+            'FollowReleases': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowReleases,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesResponse.SerializeToString,
+            ),
+            'PutRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRecord,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordResponse.SerializeToString,
+            ),
+            'GetRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecord,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -2076,6 +2213,222 @@ class AdminService:
             '/canary.admin.v1.AdminService/ListOutcomes',
             canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.ListOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TickChecklist(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/TickChecklist',
+            canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.TickChecklistResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/ReportMetrics',
+            canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.ReportMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/GetMetrics',
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/HoldLease',
+            canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.HoldLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/DropLease',
+            canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.DropLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowReleases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/FollowReleases',
+            canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.FollowReleasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/PutRecord',
+            canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.PutRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/GetRecord',
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.GetRecordResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -141,7 +141,25 @@ class AdminServiceStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Says where a request would go, and what every stage says about it."""
     ListOutcomes: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]
-    """Says what became of the latest requests, by version, as far as this replica was told."""
+    """Says what became of the latest requests, by version."""
+    TickChecklist: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TickChecklistRequest, _admin_pb2.TickChecklistResponse]
+    """Ticks an item of the plan's checklist off, or takes that back."""
+    ReportMetrics: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReportMetricsRequest, _admin_pb2.ReportMetricsResponse]
+    """Takes over metrics that only others know: business, users, CPU, memory, any of their own."""
+    GetMetrics: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetMetricsRequest, _admin_pb2.GetMetricsResponse]
+    """Says how the sides of the latest release compare."""
+    HoldLease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HoldLeaseRequest, _admin_pb2.HoldLeaseResponse]
+    """Takes or keeps the lease of a name: of all who ask, one holds it. Who holds it anew gets a
+    fencing token above all before.
+    """
+    DropLease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropLeaseRequest, _admin_pb2.DropLeaseResponse]
+    """Gives the lease up, so that another need not wait for its end."""
+    FollowReleases: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FollowReleasesRequest, _admin_pb2.FollowReleasesResponse]
+    """Says what is new of every release in force or not closed yet: for the controller."""
+    PutRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PutRecordRequest, _admin_pb2.PutRecordResponse]
+    """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late."""
+    GetRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetRecordRequest, _admin_pb2.GetRecordResponse]
+    """Shows what is noted of a release; NOT_FOUND if nothing is."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -249,7 +267,25 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Says where a request would go, and what every stage says about it."""
     ListOutcomes: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOutcomesRequest, _admin_pb2.ListOutcomesResponse]  # type: ignore[assignment]
-    """Says what became of the latest requests, by version, as far as this replica was told."""
+    """Says what became of the latest requests, by version."""
+    TickChecklist: _aio.UnaryUnaryMultiCallable[_admin_pb2.TickChecklistRequest, _admin_pb2.TickChecklistResponse]  # type: ignore[assignment]
+    """Ticks an item of the plan's checklist off, or takes that back."""
+    ReportMetrics: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReportMetricsRequest, _admin_pb2.ReportMetricsResponse]  # type: ignore[assignment]
+    """Takes over metrics that only others know: business, users, CPU, memory, any of their own."""
+    GetMetrics: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetMetricsRequest, _admin_pb2.GetMetricsResponse]  # type: ignore[assignment]
+    """Says how the sides of the latest release compare."""
+    HoldLease: _aio.UnaryUnaryMultiCallable[_admin_pb2.HoldLeaseRequest, _admin_pb2.HoldLeaseResponse]  # type: ignore[assignment]
+    """Takes or keeps the lease of a name: of all who ask, one holds it. Who holds it anew gets a
+    fencing token above all before.
+    """
+    DropLease: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropLeaseRequest, _admin_pb2.DropLeaseResponse]  # type: ignore[assignment]
+    """Gives the lease up, so that another need not wait for its end."""
+    FollowReleases: _aio.UnaryUnaryMultiCallable[_admin_pb2.FollowReleasesRequest, _admin_pb2.FollowReleasesResponse]  # type: ignore[assignment]
+    """Says what is new of every release in force or not closed yet: for the controller."""
+    PutRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.PutRecordRequest, _admin_pb2.PutRecordResponse]  # type: ignore[assignment]
+    """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late."""
+    GetRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetRecordRequest, _admin_pb2.GetRecordResponse]  # type: ignore[assignment]
+    """Shows what is noted of a release; NOT_FOUND if nothing is."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Steers releases. All of it is also in canaryctl."""
@@ -630,6 +666,72 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListOutcomesResponse, _abc.Awaitable[_admin_pb2.ListOutcomesResponse]]:
-        """Says what became of the latest requests, by version, as far as this replica was told."""
+        """Says what became of the latest requests, by version."""
+
+    @_abc_1.abstractmethod
+    def TickChecklist(
+        self,
+        request: _admin_pb2.TickChecklistRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TickChecklistResponse, _abc.Awaitable[_admin_pb2.TickChecklistResponse]]:
+        """Ticks an item of the plan's checklist off, or takes that back."""
+
+    @_abc_1.abstractmethod
+    def ReportMetrics(
+        self,
+        request: _admin_pb2.ReportMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReportMetricsResponse, _abc.Awaitable[_admin_pb2.ReportMetricsResponse]]:
+        """Takes over metrics that only others know: business, users, CPU, memory, any of their own."""
+
+    @_abc_1.abstractmethod
+    def GetMetrics(
+        self,
+        request: _admin_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetMetricsResponse, _abc.Awaitable[_admin_pb2.GetMetricsResponse]]:
+        """Says how the sides of the latest release compare."""
+
+    @_abc_1.abstractmethod
+    def HoldLease(
+        self,
+        request: _admin_pb2.HoldLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HoldLeaseResponse, _abc.Awaitable[_admin_pb2.HoldLeaseResponse]]:
+        """Takes or keeps the lease of a name: of all who ask, one holds it. Who holds it anew gets a
+        fencing token above all before.
+        """
+
+    @_abc_1.abstractmethod
+    def DropLease(
+        self,
+        request: _admin_pb2.DropLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DropLeaseResponse, _abc.Awaitable[_admin_pb2.DropLeaseResponse]]:
+        """Gives the lease up, so that another need not wait for its end."""
+
+    @_abc_1.abstractmethod
+    def FollowReleases(
+        self,
+        request: _admin_pb2.FollowReleasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.FollowReleasesResponse, _abc.Awaitable[_admin_pb2.FollowReleasesResponse]]:
+        """Says what is new of every release in force or not closed yet: for the controller."""
+
+    @_abc_1.abstractmethod
+    def PutRecord(
+        self,
+        request: _admin_pb2.PutRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PutRecordResponse, _abc.Awaitable[_admin_pb2.PutRecordResponse]]:
+        """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late."""
+
+    @_abc_1.abstractmethod
+    def GetRecord(
+        self,
+        request: _admin_pb2.GetRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetRecordResponse, _abc.Awaitable[_admin_pb2.GetRecordResponse]]:
+        """Shows what is noted of a release; NOT_FOUND if nothing is."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

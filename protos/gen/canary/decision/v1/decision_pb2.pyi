@@ -599,6 +599,7 @@ class OutcomeSeries(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     UPSTREAM_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released."""
     version: _builtins.str
@@ -611,6 +612,8 @@ class OutcomeSeries(_message.Message):
     """How long before the sending they happened, to within five seconds."""
     lost: _builtins.int
     """Labelled requests of which the gateway never heard again."""
+    cohort: _policy_pb2.Cohort.ValueType
+    """What they may be compared with."""
     @_builtins.property
     def statuses(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Requests by status code."""
@@ -635,10 +638,11 @@ class OutcomeSeries(_message.Message):
         request: Global___LatencyHistogram | None = ...,
         upstream: Global___LatencyHistogram | None = ...,
         lost: _builtins.int = ...,
+        cohort: _policy_pb2.Cohort.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "lost", b"lost", "release_id", b"release_id", "request", b"request", "service_key", b"service_key", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "cohort", b"cohort", "lost", b"lost", "release_id", b"release_id", "request", b"request", "service_key", b"service_key", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

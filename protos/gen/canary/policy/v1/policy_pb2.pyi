@@ -407,6 +407,74 @@ GATE_KIND_WINDOW: GateKind.ValueType  # 4
 """One of the plan's windows is open."""
 Global___GateKind: _TypeAlias = GateKind  # noqa: Y015
 
+class _Occasion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OccasionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Occasion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OCCASION_UNSPECIFIED: _Occasion.ValueType  # 0
+    """Not said; refused."""
+    OCCASION_START: _Occasion.ValueType  # 1
+    """Before its first users; may refuse."""
+    OCCASION_RAISE: _Occasion.ValueType  # 2
+    """Before each raise after that; may refuse."""
+    OCCASION_PROMOTE: _Occasion.ValueType  # 3
+    """Before its promotion; may refuse."""
+    OCCASION_AFTER: _Occasion.ValueType  # 4
+    """When it has been promoted."""
+    OCCASION_ROLLBACK: _Occasion.ValueType  # 5
+    """When it has been rolled back."""
+
+class Occasion(_Occasion, metaclass=_OccasionEnumTypeWrapper):
+    """A moment in the life of a release at which webhooks are called."""
+
+OCCASION_UNSPECIFIED: Occasion.ValueType  # 0
+"""Not said; refused."""
+OCCASION_START: Occasion.ValueType  # 1
+"""Before its first users; may refuse."""
+OCCASION_RAISE: Occasion.ValueType  # 2
+"""Before each raise after that; may refuse."""
+OCCASION_PROMOTE: Occasion.ValueType  # 3
+"""Before its promotion; may refuse."""
+OCCASION_AFTER: Occasion.ValueType  # 4
+"""When it has been promoted."""
+OCCASION_ROLLBACK: Occasion.ValueType  # 5
+"""When it has been rolled back."""
+Global___Occasion: _TypeAlias = Occasion  # noqa: Y015
+
+class _NoDataAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoDataActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoDataAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NO_DATA_ACTION_UNSPECIFIED: _NoDataAction.ValueType  # 0
+    """Not said: hold."""
+    NO_DATA_ACTION_HOLD: _NoDataAction.ValueType  # 1
+    """The weight stays, and people are told."""
+    NO_DATA_ACTION_PAUSE: _NoDataAction.ValueType  # 2
+    """The release is paused."""
+    NO_DATA_ACTION_HALT: _NoDataAction.ValueType  # 3
+    """Its traffic goes to stable until a person resumes it."""
+    NO_DATA_ACTION_ROLL_BACK: _NoDataAction.ValueType  # 4
+    """It is rolled back."""
+
+class NoDataAction(_NoDataAction, metaclass=_NoDataActionEnumTypeWrapper):
+    """What follows when a metric that the plan needs cannot be had."""
+
+NO_DATA_ACTION_UNSPECIFIED: NoDataAction.ValueType  # 0
+"""Not said: hold."""
+NO_DATA_ACTION_HOLD: NoDataAction.ValueType  # 1
+"""The weight stays, and people are told."""
+NO_DATA_ACTION_PAUSE: NoDataAction.ValueType  # 2
+"""The release is paused."""
+NO_DATA_ACTION_HALT: NoDataAction.ValueType  # 3
+"""Its traffic goes to stable until a person resumes it."""
+NO_DATA_ACTION_ROLL_BACK: NoDataAction.ValueType  # 4
+"""It is rolled back."""
+Global___NoDataAction: _TypeAlias = NoDataAction  # noqa: Y015
+
 class _Weekday:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -450,6 +518,34 @@ WEEKDAY_SATURDAY: Weekday.ValueType  # 6
 WEEKDAY_SUNDAY: Weekday.ValueType  # 7
 """Sunday."""
 Global___Weekday: _TypeAlias = Weekday  # noqa: Y015
+
+class _Cohort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CohortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cohort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COHORT_UNSPECIFIED: _Cohort.ValueType  # 0
+    """None of the others: not compared."""
+    COHORT_DRAWN: _Cohort.ValueType  # 1
+    """Users whom the draw of the percentage gave the canary."""
+    COHORT_CONTROL: _Cohort.ValueType  # 2
+    """Users of the same draw who stand for stable."""
+    COHORT_CHOSEN: _Cohort.ValueType  # 3
+    """Users who got the canary by rule, whitelist, segment, flag or override."""
+
+class Cohort(_Cohort, metaclass=_CohortEnumTypeWrapper):
+    """What an outcome may be compared with."""
+
+COHORT_UNSPECIFIED: Cohort.ValueType  # 0
+"""None of the others: not compared."""
+COHORT_DRAWN: Cohort.ValueType  # 1
+"""Users whom the draw of the percentage gave the canary."""
+COHORT_CONTROL: Cohort.ValueType  # 2
+"""Users of the same draw who stand for stable."""
+COHORT_CHOSEN: Cohort.ValueType  # 3
+"""Users who got the canary by rule, whitelist, segment, flag or override."""
+Global___Cohort: _TypeAlias = Cohort  # noqa: Y015
 
 @_typing.final
 class Backend(_message.Message):
@@ -560,6 +656,12 @@ class Release(_message.Message):
     HALTED_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
+    WEIGHT_SINCE_FIELD_NUMBER: _builtins.int
+    JUDGED_SINCE_FIELD_NUMBER: _builtins.int
+    TICKS_FIELD_NUMBER: _builtins.int
+    DUE_ROLLBACK_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity, unique within the service key."""
     version: _builtins.str
@@ -576,6 +678,13 @@ class Release(_message.Message):
     """
     halted: _builtins.bool
     """True while canary traffic is stopped and the release stays."""
+    control: _builtins.float
+    """Share of hash keys that stands for stable: of those who lost the draw, the farthest from it.
+    Their requests are compared with the canary's. 0 to 100 in steps of 0.001; what is more than
+    lost the draw counts as all who did.
+    """
+    fence: _builtins.int
+    """Fencing token of the controller that changed it last; one with a smaller token is too late."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -583,6 +692,22 @@ class Release(_message.Message):
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def weight_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it has had this percentage, taking traffic."""
+
+    @_builtins.property
+    def judged_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when its outcomes are judged."""
+
+    @_builtins.property
+    def ticks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tick]:
+        """What was ticked off of the plan's checklist."""
+
+    @_builtins.property
+    def due_rollback(self) -> Global___DueRollback:
+        """A rollback that a person may still cancel; absent: none is due."""
 
     def __init__(
         self,
@@ -596,14 +721,86 @@ class Release(_message.Message):
         halted: _builtins.bool = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
+        control: _builtins.float = ...,
+        weight_since: _timestamp_pb2.Timestamp | None = ...,
+        judged_since: _timestamp_pb2.Timestamp | None = ...,
+        ticks: _abc.Iterable[Global___Tick] | None = ...,
+        due_rollback: Global___DueRollback | None = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_rollback", b"due_rollback", "ended_at", b"ended_at", "judged_since", b"judged_since", "started_at", b"started_at", "weight_since", b"weight_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "halted", b"halted", "id", b"id", "percentage", b"percentage", "salt", b"salt", "started_at", b"started_at", "status", b"status", "strategy", b"strategy", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "due_rollback", b"due_rollback", "ended_at", b"ended_at", "fence", b"fence", "halted", b"halted", "id", b"id", "judged_since", b"judged_since", "percentage", b"percentage", "salt", b"salt", "started_at", b"started_at", "status", b"status", "strategy", b"strategy", "ticks", b"ticks", "version", b"version", "weight_since", b"weight_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class Tick(_message.Message):
+    """An item of a plan's checklist that a person has ticked off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """The item."""
+    by: _builtins.str
+    """Who."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        item: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tick: _TypeAlias = Tick  # noqa: Y015
+
+@_typing.final
+class DueRollback(_message.Message):
+    """A rollback that waits for its time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    DUE_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    """Why the release is rolled back."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When that was found."""
+
+    @_builtins.property
+    def due(self) -> _timestamp_pb2.Timestamp:
+        """When it is done, unless a person keeps the release."""
+
+    def __init__(
+        self,
+        *,
+        why: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        due: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "due", b"due"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "due", b"due", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DueRollback: _TypeAlias = DueRollback  # noqa: Y015
 
 @_typing.final
 class Rule(_message.Message):
@@ -1422,6 +1619,149 @@ class Gate(_message.Message):
 Global___Gate: _TypeAlias = Gate  # noqa: Y015
 
 @_typing.final
+class Webhook(_message.Message):
+    """Somebody outside who is asked, or told, what happens to a release."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    OCCASIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique within the plan."""
+    url: _builtins.str
+    """Where it is, with http:// or https://."""
+    @_builtins.property
+    def occasions(self) -> _containers.RepeatedScalarFieldContainer[Global___Occasion.ValueType]:
+        """When it is called."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        occasions: _abc.Iterable[Global___Occasion.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "occasions", b"occasions", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class Query(_message.Message):
+    """A question to Prometheus whose answer is a metric of the plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMQL_FIELD_NUMBER: _builtins.int
+    metric: Global___Metric.ValueType
+    """Which metric."""
+    name: _builtins.str
+    """Name of a custom metric; for no other."""
+    promql: _builtins.str
+    """PromQL. {{service_key}}, {{version}}, {{variant}}, {{release_id}} and {{window}} (like 60s)
+    are filled in.
+    """
+    def __init__(
+        self,
+        *,
+        metric: Global___Metric.ValueType = ...,
+        name: _builtins.str = ...,
+        promql: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "name", b"name", "promql", b"promql"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class NoData(_message.Message):
+    """What follows, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    action: Global___NoDataAction.ValueType
+    """What."""
+    after: _builtins.str
+    """For how long there must have been no data, e.g. "15m"; empty: a quarter of an hour."""
+    def __init__(
+        self,
+        *,
+        action: Global___NoDataAction.ValueType = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "after", b"after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoData: _TypeAlias = NoData  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """How the canary is compared with control, the users whom the draw left on stable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    CONTROL_TIMES_FIELD_NUMBER: _builtins.int
+    FALSE_ROLLBACK_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """False: only the plan's limits count; absent: it is compared."""
+    control_times: _builtins.float
+    """Control's share as a multiple of the canary's; absent: 4. What is more than lost the draw
+    means all who did.
+    """
+    false_rollback: _builtins.float
+    """Chance, in percent, that a release that is as good as stable is rolled back all the same,
+    over its whole life and all metrics; absent: 1.
+    """
+    margin: _builtins.float
+    """How much worse, in percent of what control has, is tolerated; absent: 10."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool | None = ...,
+        control_times: _builtins.float | None = ...,
+        false_rollback: _builtins.float | None = ...,
+        margin: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_control_times", b"_control_times", "_enabled", b"_enabled", "_false_rollback", b"_false_rollback", "_margin", b"_margin", "control_times", b"control_times", "enabled", b"enabled", "false_rollback", b"false_rollback", "margin", b"margin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_control_times", b"_control_times", "_enabled", b"_enabled", "_false_rollback", b"_false_rollback", "_margin", b"_margin", "control_times", b"control_times", "enabled", b"enabled", "false_rollback", b"false_rollback", "margin", b"margin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__control_times: _TypeAlias = _typing.Literal["control_times"]  # noqa: Y015
+    _WhichOneofArgType__control_times: _TypeAlias = _typing.Literal["_control_times", b"_control_times"]  # noqa: Y015
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__false_rollback: _TypeAlias = _typing.Literal["false_rollback"]  # noqa: Y015
+    _WhichOneofArgType__false_rollback: _TypeAlias = _typing.Literal["_false_rollback", b"_false_rollback"]  # noqa: Y015
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__control_times) -> _WhichOneofReturnType__control_times | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__false_rollback) -> _WhichOneofReturnType__false_rollback | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
 class PlanStep(_message.Message):
     """One step of a plan: a weight, and how long it is watched."""
 
@@ -1586,6 +1926,10 @@ class Plan(_message.Message):
     CHECKLIST_FIELD_NUMBER: _builtins.int
     CHECK_INTERVAL_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    NO_DATA_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     max_weight: _builtins.float
     """Weight that is never exceeded before the promotion; absent: 50."""
     check_interval: _builtins.str
@@ -1624,6 +1968,22 @@ class Plan(_message.Message):
     def checklist(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChecklistItem]:
         """What people tick off before it begins."""
 
+    @_builtins.property
+    def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Webhook]:
+        """Who is asked or told."""
+
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
+        """Metrics that come from Prometheus."""
+
+    @_builtins.property
+    def no_data(self) -> Global___NoData:
+        """What follows when there is no data for long."""
+
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """How the canary is compared with stable."""
+
     def __init__(
         self,
         *,
@@ -1637,10 +1997,14 @@ class Plan(_message.Message):
         checklist: _abc.Iterable[Global___ChecklistItem] | None = ...,
         check_interval: _builtins.str = ...,
         promote: _builtins.bool | None = ...,
+        webhooks: _abc.Iterable[Global___Webhook] | None = ...,
+        queries: _abc.Iterable[Global___Query] | None = ...,
+        no_data: Global___NoData | None = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "max_weight", b"max_weight", "promote", b"promote", "rollback", b"rollback"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "comparison", b"comparison", "max_weight", b"max_weight", "no_data", b"no_data", "promote", b"promote", "rollback", b"rollback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "alerts", b"alerts", "check_interval", b"check_interval", "checklist", b"checklist", "freezes", b"freezes", "max_weight", b"max_weight", "promote", b"promote", "rollback", b"rollback", "steps", b"steps", "success", b"success", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight", "_promote", b"_promote", "alerts", b"alerts", "check_interval", b"check_interval", "checklist", b"checklist", "comparison", b"comparison", "freezes", b"freezes", "max_weight", b"max_weight", "no_data", b"no_data", "promote", b"promote", "queries", b"queries", "rollback", b"rollback", "steps", b"steps", "success", b"success", "webhooks", b"webhooks", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_weight: _TypeAlias = _typing.Literal["max_weight"]  # noqa: Y015
     _WhichOneofArgType__max_weight: _TypeAlias = _typing.Literal["_max_weight", b"_max_weight"]  # noqa: Y015
@@ -1930,6 +2294,7 @@ class Decision(_message.Message):
     ISSUE_COOKIE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     DEPRECATION_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
     variant: Global___Variant.ValueType
     """Where it goes."""
     version: _builtins.str
@@ -1950,6 +2315,8 @@ class Decision(_message.Message):
     """True when the gateway must give the client the fallback key as its sticky cookie."""
     degraded: _builtins.bool
     """True when the user's membership was needed and could not be read."""
+    control: _builtins.bool
+    """True when the user lost the draw and stands for stable in comparisons with the canary."""
     @_builtins.property
     def backend(self) -> Global___Backend:
         """Where to send the request; absent means the Kong service's own host."""
@@ -1972,10 +2339,11 @@ class Decision(_message.Message):
         issue_cookie: _builtins.bool = ...,
         degraded: _builtins.bool = ...,
         deprecation: Global___Deprecation | None = ...,
+        control: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "deprecation", b"deprecation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "degraded", b"degraded", "deprecation", b"deprecation", "issue_cookie", b"issue_cookie", "matched", b"matched", "policy_revision", b"policy_revision", "reason", b"reason", "release_id", b"release_id", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "backend", b"backend", "bucket", b"bucket", "control", b"control", "degraded", b"degraded", "deprecation", b"deprecation", "issue_cookie", b"issue_cookie", "matched", b"matched", "policy_revision", b"policy_revision", "reason", b"reason", "release_id", b"release_id", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bucket: _TypeAlias = _typing.Literal["bucket"]  # noqa: Y015
     _WhichOneofArgType__bucket: _TypeAlias = _typing.Literal["_bucket", b"_bucket"]  # noqa: Y015
