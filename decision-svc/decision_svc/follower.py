@@ -181,10 +181,17 @@ async def cancel(*tasks: asyncio.Task[None]) -> None:
     """Cancel until they are done, for a cancellation can be lost.
 
     In Python 3.11 ``asyncio.wait_for``, which the Redis client uses, swallows one that comes
-    at the moment of its answer; a loop would then go on for ever.
+    at the moment of its answer; a loop would then go on for ever. Whoever waits here may be
+    cancelled too, even twice: that is heard when they are done.
     """
+    heard: asyncio.CancelledError | None = None
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+        try:
+            await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+        except asyncio.CancelledError as cancelled:
+            heard = cancelled
     await asyncio.gather(*tasks, return_exceptions=True)
+    if heard is not None:
+        raise heard

@@ -193,6 +193,29 @@ async def test_following_ends_when_it_is_told_to_though_a_cancellation_is_lost()
     assert store.has_swallowed
 
 
+async def test_cancelling_goes_on_though_whoever_cancels_is_cancelled_too() -> None:
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while lost < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+        await asyncio.Event().wait()
+
+    loop = asyncio.create_task(stubborn())
+    canceller = asyncio.create_task(cancel(loop))
+    for told in (1, 2):
+        await until_so(lambda told=told: lost >= told)  # type: ignore[misc]
+        canceller.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([canceller])
+    assert loop.cancelled()
+    assert canceller.cancelled()
+
+
 async def test_one_spoiled_policy_does_not_keep_the_others_from_being_followed() -> None:
     parts = Parts()
     await parts.save(1, "a")
