@@ -67,7 +67,7 @@ def guarded(policy: Policy, **guards: Any) -> Policy:
     return replace(policy, guards=Guards(**guards))
 
 
-RUNNING = start(IDLE)
+RUNNING = release.roll_back_later(start(IDLE), "errors", NOW, NOW)
 PROMOTED = release.promote(RUNNING, NOW)
 STATES = {
     State.IN_PROGRESS: RUNNING,
@@ -87,11 +87,13 @@ DO = {
     Move.PROMOTE: lambda policy: release.promote(policy, NOW),
     Move.ROLL_BACK: lambda policy: release.roll_back(policy, NOW),
     Move.ABANDON: lambda policy: release.abandon(policy, NOW),
+    Move.KEEP: lambda policy: release.keep(policy, NOW),
 }
 EFFECTS = {
     Move.RAISE: Effect.RAISE,
     Move.LOWER: Effect.LOWER,
     Move.PAUSE: None,
+    Move.KEEP: None,
     Move.HALT: Effect.LOWER,
     Move.PROMOTE: Effect.PROMOTE,
     Move.ROLL_BACK: Effect.END,

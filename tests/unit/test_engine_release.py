@@ -15,9 +15,11 @@ from canary_engine.model import (
     Release,
     ReleaseStatus,
     Strategy,
+    Tick,
     Version,
     VersionStatus,
 )
+from canary_engine.plan import ChecklistItem, Comparison, Plan, PlanStep
 from canary_engine.release import MOVES, Move, State
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -63,14 +65,14 @@ IN_STATE = {
     State.ABANDONED: release.abandon(RUNNING, NOW),
 }
 IN_FORCE = [State.IN_PROGRESS, State.PAUSED, State.HALTED]
-# Rows: states; columns: raise, lower, pause, resume, halt, promote, roll back, abandon.
+# Rows: states; columns: raise, lower, pause, resume, halt, promote, roll back, abandon, keep.
 SPECIFIED = """
-in-progress in-progress in-progress paused -           halted completed rolled-back abandoned
-paused      -           paused      -      in-progress halted -         rolled-back abandoned
-halted      -           halted      -      in-progress -      -         rolled-back abandoned
-completed   -           -           -      -           -      -         -           -
-rolled-back -           -           -      -           -      -         -           -
-abandoned   -           -           -      -           -      -         -           -
+in-progress in-progress in-progress paused - halted completed rolled-back abandoned in-progress
+paused      - paused - in-progress halted - rolled-back abandoned paused
+halted      - halted - in-progress -      - rolled-back abandoned halted
+completed   - - - - - - - - -
+rolled-back - - - - - - - - -
+abandoned   - - - - - - - - -
 """
 
 
@@ -185,7 +187,7 @@ def test_promoting_makes_the_version_stable_and_the_old_stable_deprecated() -> N
     assert PROMOTED.versions[0].release_date == BEFORE
     assert PROMOTED.versions[1].release_date == NOW
     assert PROMOTED.release == replace(
-        the_release(RUNNING), status=ReleaseStatus.COMPLETED, ended_at=NOW
+        the_release(RUNNING), status=ReleaseStatus.COMPLETED, ended_at=NOW, due_rollback=None
     )
 
 
@@ -200,7 +202,11 @@ def test_rolling_back_takes_the_share_to_zero_and_withdraws_the_version_in_one_v
 ) -> None:
     after = release.roll_back(IN_STATE[state], NOW)
     assert after.release == replace(
-        the_release(RUNNING), status=ReleaseStatus.ROLLED_BACK, share=0, ended_at=NOW
+        the_release(RUNNING),
+        status=ReleaseStatus.ROLLED_BACK,
+        share=0,
+        ended_at=NOW,
+        due_rollback=None,
     )
     assert statuses(after) == {
         "v1": VersionStatus.STABLE,
@@ -240,6 +246,8 @@ def test_starting_makes_the_version_canary_and_the_release_run_from_now() -> Non
         strategy=Strategy.PERCENTAGE,
         salt="spring",
         started_at=NOW,
+        weight_since=NOW,
+        judged_since=NOW,
     )
     assert statuses(after)["v3"] is VersionStatus.CANARY
 
@@ -272,3 +280,82 @@ def test_no_release_starts_of_a_stable_or_deprecated_version(version: str, statu
 @pytest.mark.parametrize("policy", [start(ENDED, "v2"), start(PROMOTED, "v3")])
 def test_what_a_start_gives_is_a_valid_policy(policy: Policy) -> None:
     assert parse.policy(parse.document(policy)) == policy
+
+
+LATER = NOW + timedelta(minutes=5)
+PLANNED = replace(
+    RUNNING,
+    plan=Plan(
+        steps=(PlanStep(weight=5_000), PlanStep(weight=20_000)),
+        checklist=(ChecklistItem(name="backup"),),
+    ),
+)
+
+
+def test_another_percentage_is_watched_from_the_moment_it_is_set() -> None:
+    raised = release.set_percentage(RUNNING, 10_000, LATER)
+    assert the_release(raised).weight_since == LATER
+    same = release.set_percentage(RUNNING, 5_000, LATER)
+    assert the_release(same).weight_since == NOW
+
+
+@pytest.mark.parametrize(
+    ("share", "control"), [(5_000, 20_000), (20_000, 80_000), (30_000, 70_000), (0, 0)]
+)
+def test_control_is_four_times_the_canary_or_all_who_lost_the_draw(
+    share: int, control: int
+) -> None:
+    assert PLANNED.plan is not None
+    assert PLANNED.plan.control(share) == control
+    after = release.set_percentage(release.set_percentage(PLANNED, 1, NOW), share, NOW)
+    assert the_release(after).control == control
+
+
+def test_a_release_without_a_plan_or_with_one_that_compares_nothing_has_no_control() -> None:
+    assert the_release(release.set_percentage(RUNNING, 10_000, NOW)).control == 0
+    assert Plan(comparison=Comparison(enabled=False)).control(5_000) == 0
+
+
+def test_control_may_be_widened_without_touching_the_percentage() -> None:
+    after = release.set_percentage(PLANNED, 5_000, LATER, control=100_000)
+    assert the_release(after) == replace(the_release(PLANNED), control=95_000)
+
+
+def test_keeping_a_release_calls_its_rollback_off_and_judges_anew() -> None:
+    kept = release.keep(RUNNING, LATER)
+    assert the_release(kept) == replace(the_release(RUNNING), due_rollback=None, judged_since=LATER)
+    with pytest.raises(RefusedMove, match="cannot keep: no rollback of release r1 is due"):
+        release.keep(kept, LATER)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_rollback_may_be_put_off_where_it_may_be_done_and_a_second_one_changes_nothing(
+    state: State,
+) -> None:
+    before = IN_STATE[state]
+    if Move.ROLL_BACK not in MOVES[state]:
+        with pytest.raises(RefusedMove, match=f"cannot roll back: release r1 is {state}"):
+            release.roll_back_later(before, "late", NOW, LATER)
+        return
+    assert release.roll_back_later(before, "late", NOW, LATER) == before
+    kept = release.keep(before, NOW)
+    after = release.roll_back_later(kept, "late", NOW, LATER)
+    assert the_release(after).due_rollback == DueRollback(why="late", at=NOW, due=LATER)
+    assert parse.policy(parse.document(after)) == after
+
+
+def test_an_item_of_the_checklist_is_ticked_once_and_by_name() -> None:
+    ticked = release.tick(PLANNED, "backup", "ada", NOW)
+    assert the_release(ticked).ticks == (Tick(item="backup", by="ada", at=NOW),)
+    assert release.tick(ticked, "backup", "kim", LATER) == ticked
+    assert release.untick(ticked, "backup") == PLANNED
+    assert parse.policy(parse.document(ticked)) == ticked
+
+
+def test_what_is_not_on_the_checklist_cannot_be_ticked() -> None:
+    with pytest.raises(RefusedMove, match="no item 'coffee'; there is: backup"):
+        release.tick(PLANNED, "coffee", "ada", NOW)
+    with pytest.raises(RefusedMove, match="no item 'backup'; there is: none"):
+        release.tick(RUNNING, "backup", "ada", NOW)
+    with pytest.raises(RefusedMove, match="cannot tick: no release is in force"):
+        release.tick(ENDED, "backup", "ada", NOW)
