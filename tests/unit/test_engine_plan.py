@@ -74,6 +74,10 @@ def test_a_plan_is_part_of_a_policy_and_survives_its_document() -> None:
         "checklist": [{"name": "ready", "group": "code"}],
         "check_interval": "10s",
         "promote": False,
+        "webhooks": [{"name": "ci", "url": "https://ci/", "occasions": ["raise", "start"]}],
+        "queries": [{"metric": "cpu", "promql": "avg(cpu{version='{{version}}'})"}],
+        "no_data": {"action": "halt", "after": "5m"},
+        "comparison": {"enabled": False, "control_times": 2.5, "margin": 0},
     }
     found = parse.policy({"service_key": "shop", "plan": document})
     assert found.plan == plan(document)
@@ -81,6 +85,8 @@ def test_a_plan_is_part_of_a_policy_and_survives_its_document() -> None:
     assert found.plan is not None
     assert found.plan.steps[0].weight == 125
     assert found.plan.windows[0].weekdays == ("monday", "friday")
+    assert found.plan.webhooks[0].occasions == ("start", "raise")
+    assert found.plan.no_data.after_s == 300
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,36 @@ def test_lengths_of_time_have_one_form(written: str, kept: str) -> None:
         (
             {"steps": [{"weight": 5, "gates": [{"kind": "webhook", "url": "ci"}]}]},
             "steps[0].gates[0].url: say where the webhook is, with http:// or https://",
+        ),
+        (
+            {"webhooks": [{"name": "ci", "url": "ci", "occasions": ["start"]}]},
+            "webhooks[0].url: say where the webhook is, with http:// or https://",
+        ),
+        (
+            {"webhooks": [{"name": "ci", "url": "http://ci"}]},
+            "webhooks[0].occasions: say when it is called: some of start, raise, promote, after, "
+            "rollback",
+        ),
+        (
+            {"webhooks": [{"name": "ci", "url": "http://ci", "occasions": ["lunch"]}]},
+            "webhooks[0].occasions[0]: give one of start, raise, promote, after, rollback, "
+            "not 'lunch'",
+        ),
+        (
+            {"queries": [{"metric": "cpu", "promql": " "}]},
+            "queries[0].promql: give the question to Prometheus",
+        ),
+        (
+            {"queries": [{"metric": "custom", "promql": "up"}]},
+            "queries[0].name: a custom metric needs a name, and no other has one",
+        ),
+        (
+            {"no_data": {"action": "cry"}},
+            "no_data.action: give one of hold, pause, halt, roll-back, not 'cry'",
+        ),
+        (
+            {"comparison": {"false_rollback": 50}},
+            "comparison.false_rollback: give a number from 0.001 to 20, not 50",
         ),
         (
             {"success": [{"metric": "cpu"}]},
