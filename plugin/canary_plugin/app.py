@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sized
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ async def running(settings: Settings, channel: Channel | None = None) -> AsyncIt
     )
     events = Events(troubles, time.monotonic, limit_s=settings.event_limit_s)
     server = PluginServer(instances, events, troubles)
-    _show(metrics, deciding, instances, events)
+    show_gauges(metrics, deciding, instances, events)
     port = MetricsPort(metrics, troubles, settings.metrics_listen)
     # Outcomes are sent while the policy stream still declares the baselines they belong to.
     async with deciding.open(), _sweeping(server), hearing.open():
@@ -90,7 +90,8 @@ def _phases(
     return make
 
 
-def _show(metrics: Metrics, deciding: Deciding, instances: Instances, events: Events) -> None:
+def show_gauges(metrics: Metrics, deciding: Deciding, instances: Sized, events: Sized) -> None:
+    """Show what the parts keep."""
     metrics.show("instances", "Plugin instances that Kong has started.", lambda: len(instances))
     metrics.show("events_in_progress", "Phases that have begun.", lambda: len(events))
     metrics.show("policies", "Stored policies known here.", lambda: len(deciding.policies))
