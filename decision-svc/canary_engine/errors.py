@@ -4,7 +4,8 @@
 
     CanaryError
     ├── InvalidPolicy      a policy document is wrong; carries every complaint
-    └── RefusedMove        a release cannot do that now; names the state and what it can do
+    ├── RefusedMove        a release cannot do that now; names the state and what it can do
+    └── InvalidEvidence    what was kept of a release's evidence cannot be gone on with
 """
 
 from __future__ import annotations
@@ -26,3 +27,7 @@ class InvalidPolicy(CanaryError):  # noqa: N818 - it says what is invalid
 
 class RefusedMove(CanaryError):  # noqa: N818 - it says what was refused
     """A release in this state does not take this signal."""
+
+
+class InvalidEvidence(CanaryError):  # noqa: N818 - it says what is invalid
+    """A document is no evidence that the judge can go on with; the text says why."""

@@ -62,11 +62,19 @@ class Histogram:
         """How many values there are."""
         return sum(self._counts.values())
 
+    def above(self, bucket: int) -> int:
+        """How many values are in later buckets than this one."""
+        return sum([count for at, count in self._counts.items() if at > bucket])
+
     def add(self, value_us: int) -> None:
         """Add a value."""
         bucket = bucket_of(value_us)
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
         self.sum_us += value_us
+
+    def copy(self) -> Histogram:
+        """Another one with the same values."""
+        return Histogram(self._counts, self.sum_us)
 
     def merge(self, other: Histogram) -> None:
         """Add all the values of another."""
@@ -79,9 +87,21 @@ class Histogram:
 
         The true one is the value of rank ceil(share * count), counted from 1.
         """
-        rank = max(1, math.ceil(share * self.count))
+        return self.quantiles(share)[0]
+
+    def quantiles(self, *shares: float) -> list[float | None]:
+        """The same of several shares, the smallest first, in one walk."""
+        total, below = self.count, 0
+        if not total:
+            return [None] * len(shares)
+        found: list[float | None] = []
+        ranks = (max(1, math.ceil(share * total)) for share in shares)
+        rank: float = next(ranks)
         for bucket, count in self:
-            rank -= count
-            if rank <= 0:
-                return value_of(bucket)
-        return None
+            below += count
+            while below >= rank:
+                found.append(value_of(bucket))
+                rank = next(ranks, math.inf)
+            if len(found) == len(shares):
+                break
+        return found

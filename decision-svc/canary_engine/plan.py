@@ -6,6 +6,7 @@ Lengths of time and hours stay text, in one form ("30m", "22:00"); the propertie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
@@ -38,6 +39,35 @@ class Metric(StrEnum):
     SESSION_DURATION = "session-duration"
     BOUNCE_RATE = "bounce-rate"
     CUSTOM = "custom"
+    FEATURE_USAGE = "feature-usage"
+    FEEDBACK = "feedback"
+
+
+NAMED = frozenset({Metric.CUSTOM, Metric.FEATURE_USAGE})
+"""Metrics of which there are many, told apart by name."""
+
+
+UNITS: Mapping[Metric, str] = {
+    Metric.ERROR_RATE: "%",
+    Metric.AVG_RESPONSE_TIME: "ms",
+    Metric.P50_RESPONSE_TIME: "ms",
+    Metric.P95_RESPONSE_TIME: "ms",
+    Metric.P99_RESPONSE_TIME: "ms",
+    Metric.THROUGHPUT: "/s",
+    Metric.CPU: "%",
+    Metric.MEMORY: "%",
+    Metric.CONVERSION_RATE: "%",
+    Metric.SESSION_DURATION: "s",
+    Metric.BOUNCE_RATE: "%",
+}
+"""What a metric is measured in; one that is not here is a plain number."""
+
+
+def said(metric: Metric, value: float) -> str:
+    """A metric's value for people, with four digits that matter and its unit: "19.23 %"."""
+    unit = UNITS.get(metric, "")
+    number = f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+    return f"{number} {unit}" if unit else number
 
 
 class GateKind(StrEnum):
