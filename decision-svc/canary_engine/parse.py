@@ -111,8 +111,8 @@ def document(value: Any) -> dict[str, Any]:
     return found
 
 
-def canonical(document: Mapping[str, Any]) -> bytes:
-    """The document as bytes that are equal for equal documents."""
+def canonical(document: Any) -> bytes:
+    """A document, or a part of one, as bytes that are equal where these are."""
     return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8", "surrogatepass"
     )
@@ -557,7 +557,7 @@ def _contradictions(policy: Policy) -> list[str]:
 def _plain(name: str, item: Any) -> Any:
     if type(item) is str:
         return item
-    if name in _SHARES:
+    if name in _SHARES and type(item) is int:
         return percentage(item)
     if isinstance(item, StrEnum):
         return str(item)

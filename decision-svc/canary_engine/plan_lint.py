@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import NamedTuple
 
 from canary_engine.guards import is_frozen
 from canary_engine.model import BUCKETS, Freeze, Policy, Segment, Source, Strategy, Variant
 from canary_engine.plan import Plan, Weekday, length, seconds
+from canary_engine.plan_cautions import Warning as Warning  # noqa: A004 - the word for it
+from canary_engine.plan_cautions import cautions
 
 POINT = BUCKETS // 100
 FIRST = (1 * POINT, 5 * POINT)
@@ -28,19 +29,12 @@ BETA = ("beta", "pilot", "early")
 ENTERPRISE = "enterprise"
 
 
-class Warning(NamedTuple):  # noqa: A001 - the word for it
-    """What had better be otherwise, where, and why."""
-
-    path: str
-    says: str
-    why: str
-
-
 def lint(plan: Plan, policy: Policy | None, now: datetime) -> list[Warning]:
     """The advice that ``plan`` does not follow, if it began ``now``."""
     found = [*_first(plan), *_steps(plan), *_holds(plan), *_most(plan), *_windows(plan)]
     if policy is not None:
         found += [*_audience(policy), *_enterprise(policy)]
+    found += cautions(plan, policy)
     frozen = plan.freezes if policy is None else (*plan.freezes, *policy.guards.freezes)
     return [*found, *_blackouts(plan, frozen, now)]
 

@@ -9,12 +9,14 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from canary_engine import promql
 from canary_engine.errors import InvalidPolicy
 from canary_engine.model import BUCKETS, Freeze
 from canary_engine.plan import (
     ALERTS,
     CONDITIONS,
     MAX_WEIGHT,
+    NAMED,
     SUCCESS,
     UNITS_S,
     ChecklistItem,
@@ -164,7 +166,7 @@ def _limit(node: Node) -> Limit:
         of_stable=node.yes("of_stable"),
         duration=_length(node, "duration", "0s"),
     )
-    _check_custom(node, found.metric, found.name)
+    _check_name(node, found.metric, found.name)
     if found.max is None and found.min is None:
         node.complain("max", "say what it may be: give max, min or both")
     elif found.max is not None and found.min is not None and found.max < found.min:
@@ -173,8 +175,10 @@ def _limit(node: Node) -> Limit:
     return found
 
 
-def _check_custom(node: Node, metric: Metric, name: str) -> None:
-    if bool(name) != (metric is Metric.CUSTOM):
+def _check_name(node: Node, metric: Metric, name: str) -> None:
+    if metric is Metric.FEATURE_USAGE and not name:
+        node.complain("name", "say of which feature")
+    elif bool(name) != (metric in NAMED):
         node.complain("name", "a custom metric needs a name, and no other has one")
 
 
@@ -198,9 +202,11 @@ def _query(node: Node) -> Query:
         name=node.text("name", MAX_NAME),
         promql=node.text("promql", MAX_PROMQL),
     )
-    _check_custom(node, found.metric, found.name)
+    _check_name(node, found.metric, found.name)
     if not found.promql.strip():
         node.complain("promql", "give the question to Prometheus")
+    elif trouble := promql.complaint(found.promql):
+        node.complain("promql", trouble)
     node.finish()
     return found
 

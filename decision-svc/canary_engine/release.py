@@ -149,8 +149,12 @@ def pause(policy: Policy, now: datetime) -> Policy:
 
 
 def resume(policy: Policy, now: datetime) -> Policy:
-    """It goes on, with the traffic it had; the time it is watched for begins anew."""
-    return replace(policy, release=replace(_moved(policy, Move.RESUME), weight_since=now))
+    """It goes on, with the traffic it had; it is watched and judged anew.
+
+    Whoever resumes it has looked at what it was stopped for: that must not stop it once more.
+    """
+    release = _moved(policy, Move.RESUME)
+    return replace(policy, release=replace(release, weight_since=now, judged_since=now))
 
 
 def halt(policy: Policy, now: datetime) -> Policy:
@@ -242,7 +246,9 @@ def _moved(policy: Policy, move: Move) -> Release:
     state = state_of(release)
     reached = MOVES[state].get(move)
     if reached is None:
-        allowed = ", ".join(map(_words, MOVES[state]))
+        is_due = release.due_rollback is not None
+        moves = [other for other in MOVES[state] if other is not Move.KEEP or is_due]
+        allowed = ", ".join(map(_words, moves))
         can = f"; allowed are: {allowed}" if allowed else "; start another release"
         raise RefusedMove(f"cannot {_words(move)}: release {release.id} is {state}{can}")
     if reached is State.HALTED:

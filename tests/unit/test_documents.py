@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2 as pb
+from canary.record.v1 import record_pb2
 from canary_documents import DocumentError, enum_word, to_document, to_message, unknown_fields
 from google.protobuf.message import Message
 
@@ -329,4 +330,20 @@ def test_an_unknown_field_is_found_wherever_it_stands() -> None:
         "message: unknown field number 503",
         "versions[1].backend: unknown field number 502",
         "release: unknown field number 501",
+    ]
+
+
+def test_mappings_by_number_and_to_numbers_are_read_as_they_are_written() -> None:
+    snapshot = {"errors": {"by_type": {404: 7, "500": 1}}, "custom": {"carts": 2}}
+    message = to_message(snapshot, record_pb2.MetricSnapshot)
+    assert dict(message.errors.by_type) == {404: 7, 500: 1}
+    assert to_document(message)["custom"] == {"carts": 2.0}
+    wrong = {"errors": {"by_type": {"x": 1, -1: 1, 4: "many"}}, "custom": {"carts": True}}
+    with pytest.raises(DocumentError) as caught:
+        to_message(wrong, record_pb2.MetricSnapshot)
+    assert caught.value.complaints == [
+        "errors.by_type: give a whole number as name, not 'x'",
+        "errors.by_type: give a whole number as name, not -1",
+        "errors.by_type.4: give a whole number, not 'many'",
+        "custom.carts: give a number, not True",
     ]

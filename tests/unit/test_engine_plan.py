@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,12 +13,16 @@ from canary_engine.model import BUCKETS, Policy
 from canary_engine.plan import GateKind, Metric, Plan, Window, length, seconds
 from canary_engine.plan_lint import lint
 from canary_engine.plan_reading import plan
+from canary_engine.promql import QueryVariable, filled
+from hypothesis import given
+from hypothesis import strategies as st
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday
 NIGHTS = {"time_zone": "Asia/Shanghai", "start": "22:00", "end": "06:00"}
 GOOD: dict[str, Any] = {
     "steps": [{"weight": 5, "hold": "1h"}, {"weight": 10, "hold": "30m"}],
     "windows": [NIGHTS],
+    "webhooks": [{"name": "qa", "url": "https://qa/ok", "occasions": ["promote"]}],
 }
 TESTERS = {"name": "alpha-testers", "canary_eligible": True, "criteria": {"tags": ["a"]}}
 BETA = {"name": "beta-testers", "canary_eligible": True, "criteria": {"tags": ["b"]}}
@@ -308,3 +313,95 @@ def test_every_warning_says_why() -> None:
 
 def test_shares_are_of_buckets() -> None:
     assert Plan().max_weight * 2 == BUCKETS
+
+
+# Advice about what steers a plan
+
+
+def steps(*gates: dict[str, str]) -> dict[str, Any]:
+    return {"steps": [{"weight": 5, "hold": "1h"}, {"weight": 10, "gates": list(gates)}]}
+
+
+SATISFIED = {"metric": "satisfaction", "min": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"webhooks": [{**GOOD["webhooks"][0], "url": "http://qa/ok"}]}, "webhooks[0].url"),
+        ({"webhooks": [{**GOOD["webhooks"][0], "url": "http://127.0.0.1:80/"}]}, ""),
+        ({"webhooks": [{**GOOD["webhooks"][0], "url": "http://127.evil/"}]}, "webhooks[0].url"),
+        ({"webhooks": [{**GOOD["webhooks"][0], "url": "http://localhost"}]}, ""),
+        (steps({"kind": "webhook", "url": "http://ci/ok"}), "steps[1].gates[0].url"),
+        ({"rollback": {"conditions": [SATISFIED]}}, "rollback.conditions"),
+        ({"rollback": {"conditions": [SATISFIED, {"metric": "error-rate", "max": 9}]}}, ""),
+        (
+            {
+                "rollback": {"conditions": [SATISFIED]},
+                "queries": [{"metric": "satisfaction", "promql": "x"}],
+            },
+            "",
+        ),
+        ({"rollback": {"automatic": False}}, "rollback.automatic"),
+        ({"rollback": {"notify": False}}, "rollback.notify"),
+        ({"success": [SATISFIED]}, "success[0]"),
+        ({"success": [SATISFIED], "queries": [{"metric": "satisfaction", "promql": "x"}]}, ""),
+        ({"no_data": {"action": "roll-back"}}, "no_data.action"),
+        ({"comparison": {"enabled": False}}, "comparison.enabled"),
+        ({"checklist": [{"name": "reviewed"}]}, "checklist"),
+        ({"checklist": [{"name": "reviewed"}], **steps({"kind": "checklist"})}, ""),
+        ({"webhooks": []}, "promote"),
+        ({"webhooks": [], "promote": False}, ""),
+        ({"webhooks": [], **steps({"kind": "approval"})}, ""),
+    ],
+)
+def test_what_steers_a_plan_is_looked_at_too(changes: dict[str, Any], path: str) -> None:
+    found = lint(plan({**GOOD, **changes}), None, NOW)
+    assert [warning.path for warning in found] == ([path] if path else [])
+    assert all(warning.says and warning.why for warning in found)
+
+
+def test_a_last_step_to_everybody_wants_a_gate() -> None:
+    to_all = {"max_weight": 100, "steps": [{"weight": 5}, {"weight": 100}]}
+    assert "steps[1].gates" in warned({**GOOD, **to_all})
+    gated = {"weight": 100, "gates": [{"kind": "approval"}]}
+    assert "steps[1].gates" not in warned({**GOOD, **to_all, "steps": [{"weight": 5}, gated]})
+
+
+def test_a_guard_of_promotions_is_approval_enough() -> None:
+    alone = {**GOOD, "webhooks": []}
+    assert warned(alone, policy()) == ["promote"]
+    assert warned(alone, policy(guards={"approvals": {"promote": True}})) == []
+
+
+# Questions to Prometheus
+
+
+@pytest.mark.parametrize(
+    ("promql", "said"),
+    [
+        ('rate(x{v="{{version}}"}[{{window}}])', ""),
+        ("x{v='{{ variant }}', s=\"{{service_key}}\"} # of {{anything}}", ""),
+        ("x_{{version}}", 'stands outside of a string: write "{{version}}"'),
+        ("x{v=`{{version}}`}", "use double quotes"),
+        ('x{v="{{verison}}"}', "{{verison}} is unknown"),
+    ],
+)
+def test_a_question_that_can_never_be_filled_in_is_no_plan(promql: str, said: str) -> None:
+    document = {**GOOD, "queries": [{"metric": "cpu", "promql": promql}]}
+    if not said:
+        assert plan(document).queries[0].promql == promql
+    else:
+        (complaint,) = complaints(document)
+        assert complaint.startswith("queries[0].promql: ")
+        assert said in complaint
+
+
+@given(value=st.text())
+def test_no_value_ends_the_string_that_it_stands_in(value: str) -> None:
+    names = {QueryVariable.VERSION: value}
+    for quote in "\"'":
+        asked = filled(f"x{{v={quote}{{{{version}}}}{quote}}}", names)
+        inside = asked[len("x{v='") : -len("'}")]
+        assert "\n" not in inside
+        assert re.fullmatch(r"(?:[^\\\"'\n]|\\(?:\\|n|r|x[0-9a-f]{2}))*", inside, re.DOTALL)

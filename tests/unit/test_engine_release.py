@@ -40,6 +40,7 @@ RUNNING = Policy(
         salt="spring",
         started_at=BEFORE,
         weight_since=NOW,
+        judged_since=NOW,
         due_rollback=DueRollback(why="errors", at=BEFORE, due=NOW),
     ),
 )
@@ -319,6 +320,12 @@ def test_a_release_without_a_plan_or_with_one_that_compares_nothing_has_no_contr
 def test_control_may_be_widened_without_touching_the_percentage() -> None:
     after = release.set_percentage(PLANNED, 5_000, LATER, control=100_000)
     assert the_release(after) == replace(the_release(PLANNED), control=95_000)
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.HALTED])
+def test_a_release_that_is_resumed_is_watched_and_judged_anew(state: State) -> None:
+    resumed = the_release(release.resume(IN_STATE[state], LATER))
+    assert (resumed.weight_since, resumed.judged_since) == (LATER, LATER)
 
 
 def test_keeping_a_release_calls_its_rollback_off_and_judges_anew() -> None:

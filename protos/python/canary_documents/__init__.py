@@ -125,7 +125,7 @@ def _set(
     message: Message, field: FieldDescriptor, value: Any, where: str, complaints: list[str]
 ) -> None:
     if _is_map(field):
-        _set_map(getattr(message, field.name), value, where, complaints)
+        _set_map(getattr(message, field.name), field, value, where, complaints)
     elif field.is_repeated:
         if not isinstance(value, list | tuple):
             complaints.append(f"{where}: give a list, not {_kind(value)}")
@@ -159,18 +159,32 @@ def _set_message(target: Message, value: Any, where: str, complaints: list[str])
         complaints.append(f"{where}: {value!r} is no time; write it like 2026-01-31T12:00:00Z")
 
 
-def _set_map(target: Any, value: Any, where: str, complaints: list[str]) -> None:
+def _set_map(
+    target: Any, field: FieldDescriptor, value: Any, where: str, complaints: list[str]
+) -> None:
     if not isinstance(value, Mapping):
         complaints.append(f"{where}: give a mapping, not {_kind(value)}")
         return
+    assert field.message_type is not None, "only mappings come here"
+    named, holds = field.message_type.fields
     for key, item in value.items():
-        text = _text(item)
-        if not isinstance(key, str) or _text(key) is None:
-            complaints.append(f"{where}: give text as name, not {_kind(key)}")
-        elif text is None:
-            complaints.append(f"{where}.{key}: give text, not {_kind(item)}")
-        else:
-            target[key] = text
+        name = _key(named, key)
+        if name is None:
+            what = "text" if named.cpp_type == FieldDescriptor.CPPTYPE_STRING else "a whole number"
+            complaints.append(f"{where}: give {what} as name, not {_kind(key)}")
+        elif (found := _scalar(holds, item, f"{where}.{key}", complaints)) is not None:
+            target[name] = found
+
+
+def _key(field: FieldDescriptor, key: Any) -> Any:
+    """What names an entry; None if it cannot. JSON writes numbers as text."""
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _text(key) if isinstance(key, str) else None
+    if isinstance(key, str) and key.isascii() and key.isdigit():
+        key = int(key)
+    low, high = _INTEGERS[field.cpp_type]
+    is_one = isinstance(key, int) and not isinstance(key, bool) and low <= key <= high
+    return key if is_one else None
 
 
 def _scalar(field: FieldDescriptor, value: Any, where: str, complaints: list[str]) -> Any:

@@ -883,6 +883,60 @@ class RevokeOverrideResponse(_message.Message):
 Global___RevokeOverrideResponse: _TypeAlias = RevokeOverrideResponse  # noqa: Y015
 
 @_typing.final
+class SetOverridesRequest(_message.Message):
+    """Request of SetOverrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    COOKIE_FIELD_NUMBER: _builtins.int
+    header: _builtins.str
+    """Header that carries the token; empty: "x-canary-override"."""
+    cookie: _builtins.str
+    """Cookie that carries it; empty: "canary_override"."""
+    @_builtins.property
+    def change(self) -> Global___Change:
+        """Who, why, and the revision expected."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___Change | None = ...,
+        header: _builtins.str = ...,
+        cookie: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "cookie", b"cookie", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOverridesRequest: _TypeAlias = SetOverridesRequest  # noqa: Y015
+
+@_typing.final
+class SetOverridesResponse(_message.Message):
+    """Answer of SetOverrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The policy's new revision."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOverridesResponse: _TypeAlias = SetOverridesResponse  # noqa: Y015
+
+@_typing.final
 class ApplyRequest(_message.Message):
     """Request of Apply."""
 
@@ -2927,7 +2981,9 @@ class ListOutcomesRequest(_message.Message):
     service_key: _builtins.str
     """The service key. NOT_FOUND if nobody declares it."""
     window_s: _builtins.int
-    """How far to look back, in seconds, rounded up to tens; 0: 60. At most 900."""
+    """How far to look back, in seconds, rounded up to tens; 0: 60. At most 14,400, or 900 where
+    there is no Redis.
+    """
     def __init__(
         self,
         *,
@@ -3001,6 +3057,7 @@ class VersionOutcomes(_message.Message):
     LOST_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     UPSTREAM_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version."""
     variant: _policy_pb2.Variant.ValueType
@@ -3025,6 +3082,10 @@ class VersionOutcomes(_message.Message):
     def upstream(self) -> Global___LatencySummary:
         """Spent on the backend, of requests that reached one."""
 
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CohortOutcomes]:
+        """Those of the requests that are compared with others, by cohort."""
+
     def __init__(
         self,
         *,
@@ -3037,14 +3098,45 @@ class VersionOutcomes(_message.Message):
         lost: _builtins.int = ...,
         request: Global___LatencySummary | None = ...,
         upstream: Global___LatencySummary | None = ...,
+        cohorts: _abc.Iterable[Global___CohortOutcomes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "lost", b"lost", "release_id", b"release_id", "request", b"request", "requests", b"requests", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohorts", b"cohorts", "errors", b"errors", "lost", b"lost", "release_id", b"release_id", "request", b"request", "requests", b"requests", "statuses", b"statuses", "upstream", b"upstream", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VersionOutcomes: _TypeAlias = VersionOutcomes  # noqa: Y015
+
+@_typing.final
+class CohortOutcomes(_message.Message):
+    """The requests of one cohort among those of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COHORT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    cohort: _policy_pb2.Cohort.ValueType
+    """Which."""
+    requests: _builtins.int
+    """How many requests there were."""
+    errors: _builtins.int
+    """How many of them were answered with 500 or above."""
+    def __init__(
+        self,
+        *,
+        cohort: _policy_pb2.Cohort.ValueType = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "errors", b"errors", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CohortOutcomes: _TypeAlias = CohortOutcomes  # noqa: Y015
 
 @_typing.final
 class LatencySummary(_message.Message):
@@ -3172,14 +3264,15 @@ class ReportedMetric(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     metric: _policy_pb2.Metric.ValueType
-    """Which metric."""
+    """Which metric; none that gateways tell by themselves."""
     name: _builtins.str
     """Name of a custom metric or of a feature whose usage it is; for no other."""
     version: _builtins.str
     """The version that it is about."""
     value: _builtins.float
-    """The number. Amounts (revenue, complaints, critical errors) are added up; all others are
-    averaged, each as often as count says.
+    """The number. Amounts (critical errors, revenue, feature usage, feedback, complaints) are added
+    up; all others are averaged, each as often as count says. Active users are averaged over time
+    and added up over dimensions.
     """
     count: _builtins.int
     """How many observations the number stands for; 0: one."""
@@ -3275,7 +3368,9 @@ class GetMetricsRequest(_message.Message):
     service_key: _builtins.str
     """The service key."""
     window_s: _builtins.int
-    """How far to look back, in seconds, rounded up to tens; 0: 300. At most 86,400."""
+    """How far to look back, in seconds, rounded up to tens; 0: 300. At most 14,400, or 900 where
+    there is no Redis.
+    """
     def __init__(
         self,
         *,
@@ -3549,10 +3644,15 @@ class FollowedRelease(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    MORE_AFTER_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """The service key."""
     revision: _builtins.int
     """The revision of its policy."""
+    more_after: _builtins.int
+    """If above 0, there are more slots than one answer holds: these are up to this one, ask on with
+    it.
+    """
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
         """The policy; absent if the caller knows it."""
@@ -3568,10 +3668,11 @@ class FollowedRelease(_message.Message):
         revision: _builtins.int = ...,
         policy: _policy_pb2.Policy | None = ...,
         outcomes: _abc.Iterable[Global___OutcomeSlot] | None = ...,
+        more_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "policy", b"policy", "revision", b"revision", "service_key", b"service_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_after", b"more_after", "outcomes", b"outcomes", "policy", b"policy", "revision", b"revision", "service_key", b"service_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,6 +100,11 @@ class AdminServiceStub:
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.SerializeToString,
                 response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.FromString,
                 _registered_method=True)
+        self.SetOverrides = channel.unary_unary(
+                '/canary.admin.v1.AdminService/SetOverrides',
+                request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesRequest.SerializeToString,
+                response_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesResponse.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_unary(
                 '/canary.admin.v1.AdminService/Apply',
                 request_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
@@ -408,6 +413,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetOverrides(self, request, context):
+        """Says which header and which cookie carry tokens; whom to believe, and what was revoked, stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Apply(self, request, context):
         """Makes the policy what a file says: idempotent, whole or not at all.
         """
@@ -676,7 +688,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FollowReleases(self, request, context):
-        """Says what is new of every release in force or not closed yet: for the controller.
+        """Says what is new of every release in force or not closed yet: for the controller. With a
+        thousand busy releases an answer has some ten megabytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -763,6 +776,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeOverride,
                     request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.FromString,
                     response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.SerializeToString,
+            ),
+            'SetOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOverrides,
+                    request_deserializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesRequest.FromString,
+                    response_serializer=canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesResponse.SerializeToString,
             ),
             'Apply': grpc.unary_unary_rpc_method_handler(
                     servicer.Apply,
@@ -1322,6 +1340,33 @@ class AdminService:
             '/canary.admin.v1.AdminService/RevokeOverride',
             canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideRequest.SerializeToString,
             canary_dot_admin_dot_v1_dot_admin__pb2.RevokeOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/canary.admin.v1.AdminService/SetOverrides',
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesRequest.SerializeToString,
+            canary_dot_admin_dot_v1_dot_admin__pb2.SetOverridesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,8 @@ class AdminServiceStub:
     """Signs a token that forces a variant for a tester."""
     RevokeOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeOverrideRequest, _admin_pb2.RevokeOverrideResponse]
     """Makes a token worthless before it expires."""
+    SetOverrides: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetOverridesRequest, _admin_pb2.SetOverridesResponse]
+    """Says which header and which cookie carry tokens; whom to believe, and what was revoked, stays."""
     Apply: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]
     """Makes the policy what a file says: idempotent, whole or not at all."""
     SetRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetRulesRequest, _admin_pb2.SetRulesResponse]
@@ -155,7 +157,9 @@ class AdminServiceStub:
     DropLease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropLeaseRequest, _admin_pb2.DropLeaseResponse]
     """Gives the lease up, so that another need not wait for its end."""
     FollowReleases: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FollowReleasesRequest, _admin_pb2.FollowReleasesResponse]
-    """Says what is new of every release in force or not closed yet: for the controller."""
+    """Says what is new of every release in force or not closed yet: for the controller. With a
+    thousand busy releases an answer has some ten megabytes.
+    """
     PutRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PutRecordRequest, _admin_pb2.PutRecordResponse]
     """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late."""
     GetRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetRecordRequest, _admin_pb2.GetRecordResponse]
@@ -202,6 +206,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Signs a token that forces a variant for a tester."""
     RevokeOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeOverrideRequest, _admin_pb2.RevokeOverrideResponse]  # type: ignore[assignment]
     """Makes a token worthless before it expires."""
+    SetOverrides: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetOverridesRequest, _admin_pb2.SetOverridesResponse]  # type: ignore[assignment]
+    """Says which header and which cookie carry tokens; whom to believe, and what was revoked, stays."""
     Apply: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApplyRequest, _admin_pb2.ApplyResponse]  # type: ignore[assignment]
     """Makes the policy what a file says: idempotent, whole or not at all."""
     SetRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetRulesRequest, _admin_pb2.SetRulesResponse]  # type: ignore[assignment]
@@ -281,7 +287,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     DropLease: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropLeaseRequest, _admin_pb2.DropLeaseResponse]  # type: ignore[assignment]
     """Gives the lease up, so that another need not wait for its end."""
     FollowReleases: _aio.UnaryUnaryMultiCallable[_admin_pb2.FollowReleasesRequest, _admin_pb2.FollowReleasesResponse]  # type: ignore[assignment]
-    """Says what is new of every release in force or not closed yet: for the controller."""
+    """Says what is new of every release in force or not closed yet: for the controller. With a
+    thousand busy releases an answer has some ten megabytes.
+    """
     PutRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.PutRecordRequest, _admin_pb2.PutRecordResponse]  # type: ignore[assignment]
     """Replaces what is noted of a release. FAILED_PRECONDITION for a controller that is too late."""
     GetRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetRecordRequest, _admin_pb2.GetRecordResponse]  # type: ignore[assignment]
@@ -403,6 +411,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeOverrideResponse, _abc.Awaitable[_admin_pb2.RevokeOverrideResponse]]:
         """Makes a token worthless before it expires."""
+
+    @_abc_1.abstractmethod
+    def SetOverrides(
+        self,
+        request: _admin_pb2.SetOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetOverridesResponse, _abc.Awaitable[_admin_pb2.SetOverridesResponse]]:
+        """Says which header and which cookie carry tokens; whom to believe, and what was revoked, stays."""
 
     @_abc_1.abstractmethod
     def Apply(
@@ -716,7 +732,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.FollowReleasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.FollowReleasesResponse, _abc.Awaitable[_admin_pb2.FollowReleasesResponse]]:
-        """Says what is new of every release in force or not closed yet: for the controller."""
+        """Says what is new of every release in force or not closed yet: for the controller. With a
+        thousand busy releases an answer has some ten megabytes.
+        """
 
     @_abc_1.abstractmethod
     def PutRecord(

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from canary.policy.v1 import policy_pb2 as canary_dot_policy_dot_v1_dot_policy__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!canary/decision/v1/decision.proto\x12\x12\x63\x61nary.decision.v1\x1a\x1d\x63\x61nary/policy/v1/policy.proto\"\xd0\x03\n\rDecideRequest\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..canary.decision.v1.DecideRequest.HeadersEntry\x12?\n\x07\x63ookies\x18\x03 \x03(\x0b\x32..canary.decision.v1.DecideRequest.CookiesEntry\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x06 \x01(\t\x12\r\n\x05\x66lags\x18\x07 \x03(\t\x12\x14\n\x0c\x66\x61llback_key\x18\x08 \x01(\t\x12\x15\n\rbaseline_hash\x18\t \x01(\t\x12.\n\x08\x62\x61seline\x18\n \x01(\x0b\x32\x1c.canary.decision.v1.Baseline\x12\x14\n\x0creads_digest\x18\x0b \x01(\t\x12\x13\n\x0bwant_person\x18\x0c \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ookiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x08\x42\x61seline\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.canary.policy.v1.Policy\"\xd6\x01\n\x0e\x44\x65\x63ideResponse\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1a.canary.policy.v1.DecisionH\x00\x12,\n\x06resend\x18\x02 \x01(\x0b\x32\x1a.canary.decision.v1.ResendH\x00\x12\x35\n\x06person\x18\x03 \x01(\x0b\x32%.canary.decision.v1.GetPersonResponse\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\t\x12\x17\n\x0fstored_revision\x18\x05 \x01(\x03\x42\x08\n\x06\x61nswer\"Z\n\x06Resend\x12&\n\x05reads\x18\x01 \x01(\x0b\x32\x17.canary.policy.v1.Reads\x12\x10\n\x08\x62\x61seline\x18\x02 \x01(\x08\x12\x16\n\x0euser_id_header\x18\x03 \x01(\t\"L\n\x13\x44\x65\x63ideStreamRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.canary.decision.v1.NumberedRequest\"Q\n\x0fNumberedRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.canary.decision.v1.DecideRequest\"O\n\x14\x44\x65\x63ideStreamResponse\x12\x37\n\tresponses\x18\x01 \x03(\x0b\x32$.canary.decision.v1.NumberedResponse\"c\n\x10NumberedResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".canary.decision.v1.DecideResponse\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"n\n\x14WatchPoliciesRequest\x12\x14\n\x0cservice_keys\x18\x01 \x03(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12/\n\tbaselines\x18\x03 \x03(\x0b\x32\x1c.canary.decision.v1.Baseline\"\x84\x01\n\x15WatchPoliciesResponse\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.canary.policy.v1.Policy\x12\x16\n\x0eoutdated_users\x18\x03 \x03(\t\x12\x14\n\x0c\x61ll_outdated\x18\x04 \x01(\x08\"5\n\x10GetPersonRequest\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"\xaf\x01\n\x11GetPersonResponse\x12\x11\n\tlisted_in\x18\x01 \x03(\t\x12*\n\x07profile\x18\x02 \x01(\x0b\x32\x19.canary.policy.v1.Profile\x12\x10\n\x08is_known\x18\x03 \x01(\x08\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x11\n\tlooked_in\x18\x05 \x03(\t\x12\x18\n\x10membership_epoch\x18\x06 \x01(\x03\x12\x0e\n\x06is_old\x18\x07 \x01(\x08\"\xb4\x01\n\x15ReportOutcomesRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x31\n\x06series\x18\x03 \x03(\x0b\x32!.canary.decision.v1.OutcomeSeries\x12\x12\n\nunlabelled\x18\x04 \x01(\x04\x12\x0f\n\x07\x66oreign\x18\x05 \x01(\x04\x12\x0f\n\x07garbage\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\"\x9f\x03\n\rOutcomeSeries\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x07variant\x18\x03 \x01(\x0e\x32\x19.canary.policy.v1.Variant\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\r\n\x05\x61ge_s\x18\x05 \x01(\r\x12\x41\n\x08statuses\x18\x06 \x03(\x0b\x32/.canary.decision.v1.OutcomeSeries.StatusesEntry\x12\x35\n\x07request\x18\x07 \x01(\x0b\x32$.canary.decision.v1.LatencyHistogram\x12\x36\n\x08upstream\x18\x08 \x01(\x0b\x32$.canary.decision.v1.LatencyHistogram\x12\x0c\n\x04lost\x18\t \x01(\x04\x12(\n\x06\x63ohort\x18\n \x01(\x0e\x32\x18.canary.policy.v1.Cohort\x1a/\n\rStatusesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"C\n\x10LatencyHistogram\x12\x0f\n\x07\x62uckets\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0e\n\x06sum_us\x18\x03 \x01(\x04\"6\n\x16ReportOutcomesResponse\x12\x1c\n\x14unknown_service_keys\x18\x01 \x03(\t2\xf4\x03\n\x0f\x44\x65\x63isionService\x12O\n\x06\x44\x65\x63ide\x12!.canary.decision.v1.DecideRequest\x1a\".canary.decision.v1.DecideResponse\x12\x65\n\x0c\x44\x65\x63ideStream\x12\'.canary.decision.v1.DecideStreamRequest\x1a(.canary.decision.v1.DecideStreamResponse(\x01\x30\x01\x12\x66\n\rWatchPolicies\x12(.canary.decision.v1.WatchPoliciesRequest\x1a).canary.decision.v1.WatchPoliciesResponse0\x01\x12X\n\tGetPerson\x12$.canary.decision.v1.GetPersonRequest\x1a%.canary.decision.v1.GetPersonResponse\x12g\n\x0eReportOutcomes\x12).canary.decision.v1.ReportOutcomesRequest\x1a*.canary.decision.v1.ReportOutcomesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!canary/decision/v1/decision.proto\x12\x12\x63\x61nary.decision.v1\x1a\x1d\x63\x61nary/policy/v1/policy.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n\rDecideRequest\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..canary.decision.v1.DecideRequest.HeadersEntry\x12?\n\x07\x63ookies\x18\x03 \x03(\x0b\x32..canary.decision.v1.DecideRequest.CookiesEntry\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x06 \x01(\t\x12\r\n\x05\x66lags\x18\x07 \x03(\t\x12\x14\n\x0c\x66\x61llback_key\x18\x08 \x01(\t\x12\x15\n\rbaseline_hash\x18\t \x01(\t\x12.\n\x08\x62\x61seline\x18\n \x01(\x0b\x32\x1c.canary.decision.v1.Baseline\x12\x14\n\x0creads_digest\x18\x0b \x01(\t\x12\x13\n\x0bwant_person\x18\x0c \x01(\x08\x12\x12\n\ncopy_epoch\x18\r \x01(\x03\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x43ookiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x08\x42\x61seline\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.canary.policy.v1.Policy\"\xd6\x01\n\x0e\x44\x65\x63ideResponse\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1a.canary.policy.v1.DecisionH\x00\x12,\n\x06resend\x18\x02 \x01(\x0b\x32\x1a.canary.decision.v1.ResendH\x00\x12\x35\n\x06person\x18\x03 \x01(\x0b\x32%.canary.decision.v1.GetPersonResponse\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\t\x12\x17\n\x0fstored_revision\x18\x05 \x01(\x03\x42\x08\n\x06\x61nswer\"Z\n\x06Resend\x12&\n\x05reads\x18\x01 \x01(\x0b\x32\x17.canary.policy.v1.Reads\x12\x10\n\x08\x62\x61seline\x18\x02 \x01(\x08\x12\x16\n\x0euser_id_header\x18\x03 \x01(\t\"L\n\x13\x44\x65\x63ideStreamRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.canary.decision.v1.NumberedRequest\"Q\n\x0fNumberedRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.canary.decision.v1.DecideRequest\"O\n\x14\x44\x65\x63ideStreamResponse\x12\x37\n\tresponses\x18\x01 \x03(\x0b\x32$.canary.decision.v1.NumberedResponse\"c\n\x10NumberedResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".canary.decision.v1.DecideResponse\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"n\n\x14WatchPoliciesRequest\x12\x14\n\x0cservice_keys\x18\x01 \x03(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12/\n\tbaselines\x18\x03 \x03(\x0b\x32\x1c.canary.decision.v1.Baseline\"\x84\x01\n\x15WatchPoliciesResponse\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.canary.policy.v1.Policy\x12\x16\n\x0eoutdated_users\x18\x03 \x03(\t\x12\x14\n\x0c\x61ll_outdated\x18\x04 \x01(\x08\"5\n\x10GetPersonRequest\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"\xaf\x01\n\x11GetPersonResponse\x12\x11\n\tlisted_in\x18\x01 \x03(\t\x12*\n\x07profile\x18\x02 \x01(\x0b\x32\x19.canary.policy.v1.Profile\x12\x10\n\x08is_known\x18\x03 \x01(\x08\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x11\n\tlooked_in\x18\x05 \x03(\t\x12\x18\n\x10membership_epoch\x18\x06 \x01(\x03\x12\x0e\n\x06is_old\x18\x07 \x01(\x08\"\xa5\x02\n\x15ReportOutcomesRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x31\n\x06series\x18\x03 \x03(\x0b\x32!.canary.decision.v1.OutcomeSeries\x12\x12\n\nunlabelled\x18\x04 \x01(\x04\x12\x0f\n\x07\x66oreign\x18\x05 \x01(\x04\x12\x0f\n\x07garbage\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\x12*\n\x06served\x18\x08 \x03(\x0b\x32\x1a.canary.decision.v1.Served\x12\x30\n\x07shadows\x18\t \x03(\x0b\x32\x1f.canary.decision.v1.ShadowTally\x12\x11\n\tunexposed\x18\n \x01(\x04\"l\n\x06Served\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12\x12\n\nrelease_id\x18\x02 \x01(\t\x12*\n\x07variant\x18\x03 \x01(\x0e\x32\x19.canary.policy.v1.Variant\x12\r\n\x05marks\x18\x04 \x03(\x06\"\xa0\x02\n\x0bShadowTally\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08in_force\x18\x03 \x01(\x0e\x32\x19.canary.policy.v1.Variant\x12\x31\n\x0fin_force_reason\x18\x04 \x01(\x0e\x32\x18.canary.policy.v1.Reason\x12)\n\x06shadow\x18\x05 \x01(\x0e\x32\x19.canary.policy.v1.Variant\x12/\n\rshadow_reason\x18\x06 \x01(\x0e\x32\x18.canary.policy.v1.Reason\x12\x10\n\x08requests\x18\x07 \x01(\x04\"\x9f\x03\n\rOutcomeSeries\x12\x13\n\x0bservice_key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x07variant\x18\x03 \x01(\x0e\x32\x19.canary.policy.v1.Variant\x12\x12\n\nrelease_id\x18\x04 \x01(\t\x12\r\n\x05\x61ge_s\x18\x05 \x01(\r\x12\x41\n\x08statuses\x18\x06 \x03(\x0b\x32/.canary.decision.v1.OutcomeSeries.StatusesEntry\x12\x35\n\x07request\x18\x07 \x01(\x0b\x32$.canary.decision.v1.LatencyHistogram\x12\x36\n\x08upstream\x18\x08 \x01(\x0b\x32$.canary.decision.v1.LatencyHistogram\x12\x0c\n\x04lost\x18\t \x01(\x04\x12(\n\x06\x63ohort\x18\n \x01(\x0e\x32\x18.canary.policy.v1.Cohort\x1a/\n\rStatusesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"C\n\x10LatencyHistogram\x12\x0f\n\x07\x62uckets\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0e\n\x06sum_us\x18\x03 \x01(\x04\"6\n\x16ReportOutcomesResponse\x12\x1c\n\x14unknown_service_keys\x18\x01 \x03(\t2\xf4\x03\n\x0f\x44\x65\x63isionService\x12O\n\x06\x44\x65\x63ide\x12!.canary.decision.v1.DecideRequest\x1a\".canary.decision.v1.DecideResponse\x12\x65\n\x0c\x44\x65\x63ideStream\x12\'.canary.decision.v1.DecideStreamRequest\x1a(.canary.decision.v1.DecideStreamResponse(\x01\x30\x01\x12\x66\n\rWatchPolicies\x12(.canary.decision.v1.WatchPoliciesRequest\x1a).canary.decision.v1.WatchPoliciesResponse0\x01\x12X\n\tGetPerson\x12$.canary.decision.v1.GetPersonRequest\x1a%.canary.decision.v1.GetPersonResponse\x12g\n\x0eReportOutcomes\x12).canary.decision.v1.ReportOutcomesRequest\x1a*.canary.decision.v1.ReportOutcomesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,44 +39,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEREQUEST_COOKIESENTRY']._serialized_options = b'8\001'
   _globals['_OUTCOMESERIES_STATUSESENTRY']._loaded_options = None
   _globals['_OUTCOMESERIES_STATUSESENTRY']._serialized_options = b'8\001'
-  _globals['_DECIDEREQUEST']._serialized_start=89
-  _globals['_DECIDEREQUEST']._serialized_end=553
-  _globals['_DECIDEREQUEST_HEADERSENTRY']._serialized_start=459
-  _globals['_DECIDEREQUEST_HEADERSENTRY']._serialized_end=505
-  _globals['_DECIDEREQUEST_COOKIESENTRY']._serialized_start=507
-  _globals['_DECIDEREQUEST_COOKIESENTRY']._serialized_end=553
-  _globals['_BASELINE']._serialized_start=555
-  _globals['_BASELINE']._serialized_end=621
-  _globals['_DECIDERESPONSE']._serialized_start=624
-  _globals['_DECIDERESPONSE']._serialized_end=838
-  _globals['_RESEND']._serialized_start=840
-  _globals['_RESEND']._serialized_end=930
-  _globals['_DECIDESTREAMREQUEST']._serialized_start=932
-  _globals['_DECIDESTREAMREQUEST']._serialized_end=1008
-  _globals['_NUMBEREDREQUEST']._serialized_start=1010
-  _globals['_NUMBEREDREQUEST']._serialized_end=1091
-  _globals['_DECIDESTREAMRESPONSE']._serialized_start=1093
-  _globals['_DECIDESTREAMRESPONSE']._serialized_end=1172
-  _globals['_NUMBEREDRESPONSE']._serialized_start=1174
-  _globals['_NUMBEREDRESPONSE']._serialized_end=1273
-  _globals['_WATCHPOLICIESREQUEST']._serialized_start=1275
-  _globals['_WATCHPOLICIESREQUEST']._serialized_end=1385
-  _globals['_WATCHPOLICIESRESPONSE']._serialized_start=1388
-  _globals['_WATCHPOLICIESRESPONSE']._serialized_end=1520
-  _globals['_GETPERSONREQUEST']._serialized_start=1522
-  _globals['_GETPERSONREQUEST']._serialized_end=1575
-  _globals['_GETPERSONRESPONSE']._serialized_start=1578
-  _globals['_GETPERSONRESPONSE']._serialized_end=1753
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1756
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=1936
-  _globals['_OUTCOMESERIES']._serialized_start=1939
-  _globals['_OUTCOMESERIES']._serialized_end=2354
-  _globals['_OUTCOMESERIES_STATUSESENTRY']._serialized_start=2307
-  _globals['_OUTCOMESERIES_STATUSESENTRY']._serialized_end=2354
-  _globals['_LATENCYHISTOGRAM']._serialized_start=2356
-  _globals['_LATENCYHISTOGRAM']._serialized_end=2423
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=2425
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=2479
-  _globals['_DECISIONSERVICE']._serialized_start=2482
-  _globals['_DECISIONSERVICE']._serialized_end=2982
+  _globals['_DECIDEREQUEST']._serialized_start=122
+  _globals['_DECIDEREQUEST']._serialized_end=606
+  _globals['_DECIDEREQUEST_HEADERSENTRY']._serialized_start=512
+  _globals['_DECIDEREQUEST_HEADERSENTRY']._serialized_end=558
+  _globals['_DECIDEREQUEST_COOKIESENTRY']._serialized_start=560
+  _globals['_DECIDEREQUEST_COOKIESENTRY']._serialized_end=606
+  _globals['_BASELINE']._serialized_start=608
+  _globals['_BASELINE']._serialized_end=674
+  _globals['_DECIDERESPONSE']._serialized_start=677
+  _globals['_DECIDERESPONSE']._serialized_end=891
+  _globals['_RESEND']._serialized_start=893
+  _globals['_RESEND']._serialized_end=983
+  _globals['_DECIDESTREAMREQUEST']._serialized_start=985
+  _globals['_DECIDESTREAMREQUEST']._serialized_end=1061
+  _globals['_NUMBEREDREQUEST']._serialized_start=1063
+  _globals['_NUMBEREDREQUEST']._serialized_end=1144
+  _globals['_DECIDESTREAMRESPONSE']._serialized_start=1146
+  _globals['_DECIDESTREAMRESPONSE']._serialized_end=1225
+  _globals['_NUMBEREDRESPONSE']._serialized_start=1227
+  _globals['_NUMBEREDRESPONSE']._serialized_end=1326
+  _globals['_WATCHPOLICIESREQUEST']._serialized_start=1328
+  _globals['_WATCHPOLICIESREQUEST']._serialized_end=1438
+  _globals['_WATCHPOLICIESRESPONSE']._serialized_start=1441
+  _globals['_WATCHPOLICIESRESPONSE']._serialized_end=1573
+  _globals['_GETPERSONREQUEST']._serialized_start=1575
+  _globals['_GETPERSONREQUEST']._serialized_end=1628
+  _globals['_GETPERSONRESPONSE']._serialized_start=1631
+  _globals['_GETPERSONRESPONSE']._serialized_end=1806
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1809
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=2102
+  _globals['_SERVED']._serialized_start=2104
+  _globals['_SERVED']._serialized_end=2212
+  _globals['_SHADOWTALLY']._serialized_start=2215
+  _globals['_SHADOWTALLY']._serialized_end=2503
+  _globals['_OUTCOMESERIES']._serialized_start=2506
+  _globals['_OUTCOMESERIES']._serialized_end=2921
+  _globals['_OUTCOMESERIES_STATUSESENTRY']._serialized_start=2874
+  _globals['_OUTCOMESERIES_STATUSESENTRY']._serialized_end=2921
+  _globals['_LATENCYHISTOGRAM']._serialized_start=2923
+  _globals['_LATENCYHISTOGRAM']._serialized_end=2990
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=2992
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=3046
+  _globals['_DECISIONSERVICE']._serialized_start=3049
+  _globals['_DECISIONSERVICE']._serialized_end=3549
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from canary.policy.v1 import policy_pb2 as _policy_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -77,6 +78,7 @@ class DecideRequest(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     READS_DIGEST_FIELD_NUMBER: _builtins.int
     WANT_PERSON_FIELD_NUMBER: _builtins.int
+    COPY_EPOCH_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """Name of the thing being released."""
     client_ip: _builtins.str
@@ -96,6 +98,10 @@ class DecideRequest(_message.Message):
     want_person: _builtins.bool
     """True when the gateway has no valid copy of what the store knows of the user, and would
     keep one; the answer then has it if the decision needed it.
+    """
+    copy_epoch: _builtins.int
+    """Membership epoch by which the gateway's copy is valid; if the policy in force has another, of
+    which the gateway has not heard yet, the answer has the person all the same. 0: no copy.
     """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -128,10 +134,11 @@ class DecideRequest(_message.Message):
         baseline: Global___Baseline | None = ...,
         reads_digest: _builtins.str = ...,
         want_person: _builtins.bool = ...,
+        copy_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "baseline_hash", b"baseline_hash", "client_ip", b"client_ip", "consumer", b"consumer", "cookies", b"cookies", "fallback_key", b"fallback_key", "flags", b"flags", "headers", b"headers", "path", b"path", "reads_digest", b"reads_digest", "service_key", b"service_key", "want_person", b"want_person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "baseline_hash", b"baseline_hash", "client_ip", b"client_ip", "consumer", b"consumer", "cookies", b"cookies", "copy_epoch", b"copy_epoch", "fallback_key", b"fallback_key", "flags", b"flags", "headers", b"headers", "path", b"path", "reads_digest", b"reads_digest", "service_key", b"service_key", "want_person", b"want_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +536,9 @@ class ReportOutcomesRequest(_message.Message):
     FOREIGN_FIELD_NUMBER: _builtins.int
     GARBAGE_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    UNEXPOSED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """Chosen at random by the gateway; stays when the batch is sent again."""
     gateway: _builtins.str
@@ -541,9 +551,21 @@ class ReportOutcomesRequest(_message.Message):
     """Lines that could not be read."""
     dropped: _builtins.int
     """Outcomes that were counted but could not be told in time."""
+    unexposed: _builtins.int
+    """Users who are not among the served, because there was no room to note them."""
     @_builtins.property
     def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeSeries]:
         """The outcomes."""
+
+    @_builtins.property
+    def served(self) -> _containers.RepeatedCompositeFieldContainer[Global___Served]:
+        """Whom the gateway has decided for by itself, at most 10,000 marks. What belongs to a service
+        key that nobody declares is passed over.
+        """
+
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowTally]:
+        """What shadows say of requests that the gateway has decided by itself."""
 
     def __init__(
         self,
@@ -555,14 +577,103 @@ class ReportOutcomesRequest(_message.Message):
         foreign: _builtins.int = ...,
         garbage: _builtins.int = ...,
         dropped: _builtins.int = ...,
+        served: _abc.Iterable[Global___Served] | None = ...,
+        shadows: _abc.Iterable[Global___ShadowTally] | None = ...,
+        unexposed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dropped", b"dropped", "foreign", b"foreign", "garbage", b"garbage", "gateway", b"gateway", "series", b"series", "unlabelled", b"unlabelled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "dropped", b"dropped", "foreign", b"foreign", "garbage", b"garbage", "gateway", b"gateway", "series", b"series", "served", b"served", "shadows", b"shadows", "unexposed", b"unexposed", "unlabelled", b"unlabelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportOutcomesRequest: _TypeAlias = ReportOutcomesRequest  # noqa: Y015
+
+@_typing.final
+class Served(_message.Message):
+    """Users of one variant of a release; told again, they count once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    RELEASE_ID_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """Name of the thing being released."""
+    release_id: _builtins.str
+    """The release that was in force."""
+    variant: _policy_pb2.Variant.ValueType
+    """The variant that they got."""
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What stands for each of them in this release: the first eight bytes, as a big-endian number,
+        of the SHA-256 of service key, release id and what tells them apart, with a zero byte between.
+        """
+
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        release_id: _builtins.str = ...,
+        variant: _policy_pb2.Variant.ValueType = ...,
+        marks: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["marks", b"marks", "release_id", b"release_id", "service_key", b"service_key", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Served: _TypeAlias = Served  # noqa: Y015
+
+@_typing.final
+class ShadowTally(_message.Message):
+    """How often the policy in force and its shadow said the same pair of things."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_KEY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    IN_FORCE_REASON_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    SHADOW_REASON_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    service_key: _builtins.str
+    """Name of the thing being released."""
+    in_force: _policy_pb2.Variant.ValueType
+    """What was said in force."""
+    in_force_reason: _policy_pb2.Reason.ValueType
+    """Why."""
+    shadow: _policy_pb2.Variant.ValueType
+    """What the shadow says."""
+    shadow_reason: _policy_pb2.Reason.ValueType
+    """Why."""
+    requests: _builtins.int
+    """How many requests that was."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the shadow expires, by which one is told from the next."""
+
+    def __init__(
+        self,
+        *,
+        service_key: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        in_force: _policy_pb2.Variant.ValueType = ...,
+        in_force_reason: _policy_pb2.Reason.ValueType = ...,
+        shadow: _policy_pb2.Variant.ValueType = ...,
+        shadow_reason: _policy_pb2.Reason.ValueType = ...,
+        requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "in_force", b"in_force", "in_force_reason", b"in_force_reason", "requests", b"requests", "service_key", b"service_key", "shadow", b"shadow", "shadow_reason", b"shadow_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowTally: _TypeAlias = ShadowTally  # noqa: Y015
 
 @_typing.final
 class OutcomeSeries(_message.Message):

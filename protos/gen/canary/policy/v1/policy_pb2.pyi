@@ -331,6 +331,10 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Visitors who leave at once, in percent."""
     METRIC_CUSTOM: _Metric.ValueType  # 18
     """Any other, by its name."""
+    METRIC_FEATURE_USAGE: _Metric.ValueType  # 19
+    """Uses of a feature, by its name."""
+    METRIC_FEEDBACK: _Metric.ValueType  # 20
+    """Users who said anything about it."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """A number about the canary that a plan looks at. Rates and usage are percentages."""
@@ -373,6 +377,10 @@ METRIC_BOUNCE_RATE: Metric.ValueType  # 17
 """Visitors who leave at once, in percent."""
 METRIC_CUSTOM: Metric.ValueType  # 18
 """Any other, by its name."""
+METRIC_FEATURE_USAGE: Metric.ValueType  # 19
+"""Uses of a feature, by its name."""
+METRIC_FEEDBACK: Metric.ValueType  # 20
+"""Users who said anything about it."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _GateKind:
@@ -1552,7 +1560,7 @@ class Limit(_message.Message):
     metric: Global___Metric.ValueType
     """Which metric."""
     name: _builtins.str
-    """Name of a custom metric; for no other."""
+    """Name of a custom metric or of a feature; for no other metric."""
     max: _builtins.float
     """No more than this."""
     min: _builtins.float
@@ -1662,7 +1670,7 @@ class Query(_message.Message):
     metric: Global___Metric.ValueType
     """Which metric."""
     name: _builtins.str
-    """Name of a custom metric; for no other."""
+    """Name of a custom metric or of a feature; for no other metric."""
     promql: _builtins.str
     """PromQL. {{service_key}}, {{version}}, {{variant}}, {{release_id}} and {{window}} (like 60s)
     are filled in.

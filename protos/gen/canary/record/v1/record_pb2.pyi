@@ -601,6 +601,7 @@ class Alert(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     RESOLVED_AT_FIELD_NUMBER: _builtins.int
     TOLD_AT_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """What tells it from others of the release, e.g. "limit:error-rate"."""
     severity: Global___Severity.ValueType
@@ -621,6 +622,10 @@ class Alert(_message.Message):
     def told_at(self) -> _timestamp_pb2.Timestamp:
         """When people were told last; absent: they are to be told yet."""
 
+    @_builtins.property
+    def due_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on people are told, if it lasts until then; absent: since it began."""
+
     def __init__(
         self,
         *,
@@ -631,10 +636,11 @@ class Alert(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         resolved_at: _timestamp_pb2.Timestamp | None = ...,
         told_at: _timestamp_pb2.Timestamp | None = ...,
+        due_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_at", b"resolved_at", "since", b"since", "told_at", b"told_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at", "resolved_at", b"resolved_at", "since", b"since", "told_at", b"told_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "resolved_at", b"resolved_at", "severity", b"severity", "since", b"since", "text", b"text", "title", b"title", "told_at", b"told_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at", "key", b"key", "resolved_at", b"resolved_at", "severity", b"severity", "since", b"since", "text", b"text", "title", b"title", "told_at", b"told_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
