@@ -32,11 +32,23 @@ from decision_svc.editor import Editor
 from decision_svc.errors import BadAccess, BadSettings
 from decision_svc.exposure.collector import Collector
 from decision_svc.follower import Follower, cancel
+from decision_svc.following import Following
+from decision_svc.leases.memory import MemoryLeases
+from decision_svc.leases.protocol import LeaseStore
+from decision_svc.leases.redis import RedisLeases
 from decision_svc.metrics import Metrics
-from decision_svc.outcomes.gauges import refresh_for_ever
-from decision_svc.outcomes.memory import MemoryOutcomes
+from decision_svc.outcomes.gauges import WINDOW_S, refresh_for_ever
+from decision_svc.outcomes.memory import MemoryOutcomes, Slots
+from decision_svc.outcomes.protocol import Outcomes
+from decision_svc.outcomes.redis import RedisOutcomes
 from decision_svc.overrides import Signer, read_key
 from decision_svc.people import People
+from decision_svc.records.memory import MemoryRecords
+from decision_svc.records.protocol import RecordStore
+from decision_svc.records.redis import RedisRecords
+from decision_svc.reported.memory import MemoryReported
+from decision_svc.reported.protocol import ReportedStore
+from decision_svc.reported.redis import RedisReported
 from decision_svc.rpc import tls
 from decision_svc.rpc.admin import AdminService, Parts
 from decision_svc.rpc.admission import Admission
@@ -93,7 +105,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             max_age_s=settings.person_max_age_s,
             deadline_s=settings.person_deadline_ms / 1_000,
         )
-        outcomes = MemoryOutcomes(time.monotonic)
+        outcomes, reported, leases, records = _kept(store)
+        told = Slots(time.time, kept_s=2 * WINDOW_S)
         exposure = Collector(store, metrics, listed=settings.keep_exposed_users)
         decider = Decider(snapshot, baselines, people, _utc_now, exposure.saw)
         editor = Editor(
@@ -109,7 +122,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             compare_every_s=settings.compare_every_ms / 1_000,
             on_store_state=lambda up: _tell_health(healths, up, snapshot.is_loaded),
         )
-        decision_service = DecisionService(decider, snapshot, baselines, outcomes, metrics)
+        decision_service = DecisionService(
+            decider, snapshot, baselines, outcomes, told, metrics, exposure.heard
+        )
         admin_service = AdminService(
             Parts(
                 editor=editor,
@@ -123,6 +138,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 links=store,
                 exposure=exposure,
                 exposed=store,
+                reported=reported,
+                leases=leases,
+                records=records,
+                following=Following(snapshot, outcomes, records, _utc_now),
                 signer=_signer(settings),
             )
         )
@@ -146,7 +165,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         following = asyncio.create_task(follower.run())
         following.add_done_callback(_tell_failure)
         stack.push_async_callback(cancel, following)
-        refreshing = asyncio.create_task(refresh_for_ever(outcomes, metrics))
+        refreshing = asyncio.create_task(refresh_for_ever(told, metrics))
         stack.push_async_callback(cancel, refreshing)
         exposing = asyncio.create_task(exposure.flush_for_ever())
         stack.push_async_callback(_tell_rest, exposing, exposure)
@@ -155,6 +174,26 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             stack.push_async_callback(server.stop, settings.drain_s)
         stack.push_async_callback(healths.enter_graceful_shutdown)
         yield addresses
+
+
+def _kept(
+    store: MemoryStore | RedisStore,
+) -> tuple[Outcomes, ReportedStore, LeaseStore, RecordStore]:
+    """Where that is kept which a controller needs: beside the policies."""
+    if isinstance(store, MemoryStore):
+        return (
+            MemoryOutcomes(time.time),
+            MemoryReported(time.time),
+            MemoryLeases(time.monotonic),
+            MemoryRecords(),
+        )
+    link = store.connection
+    return (
+        RedisOutcomes(link, time.time),
+        RedisReported(link, time.time),
+        RedisLeases(link),
+        RedisRecords(link),
+    )
 
 
 def _guarded(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -120,22 +120,21 @@ def revision_link(
     tail: Tail,
     record: ChangeRecord,
     before: Policy,
-    after: Document,
+    after: Policy,
+    document_hash: str,
     members: Sequence[MemberEdit],
     new_salt: Callable[[], str],
 ) -> Link:
-    """The link of a new revision whose document is ``after``."""
+    """The link of a new revision, ``after``; ``document_hash`` is ``parse.content_hash`` of it."""
     salt = salt_of(tail) or new_salt()
     hash_ = hashing(salt)
     author = Author(actor=record.actor, reason=record.reason, at=record.at)
-    found = differences(
-        masked(before, hash_),
-        masked(parse.policy(after), hash_),
-    )
+    old, new = _without_same_versions(before, after)
+    found = differences(masked(old, hash_), masked(new, hash_))
     fields = {
         **_said(author, record.summary, before.service_key),
         "revision": record.revision,
-        "document": parse.content_hash(after),
+        "document": document_hash,
         **changes_told(found),
     }
     if record.key:
@@ -143,6 +142,22 @@ def revision_link(
     if members:
         fields["members"] = [_member_edit(edit, hash_) for edit in members]
     return _link(tail, salt, fields)
+
+
+def _without_same_versions(before: Policy, after: Policy) -> tuple[Policy, Policy]:
+    """Both without the versions that are the same in both: a policy may have 10,000."""
+    if before.versions is after.versions:
+        return replace(before, versions=()), replace(after, versions=())
+    old = {version.version: version for version in before.versions}
+    new = {version.version: version for version in after.versions}
+    if [name for name in old if name in new] != [name for name in new if name in old]:
+        return before, after  # the order has changed, which is said of the whole
+    # Nearly all are the same object, which is seen without comparing their fields.
+    same = {name for name, v in old.items() if (w := new.get(name)) is v or w == v}
+    return (
+        replace(before, versions=tuple(v for name, v in old.items() if name not in same)),
+        replace(after, versions=tuple(v for name, v in new.items() if name not in same)),
+    )
 
 
 def hashing(salt: str) -> Hash:

@@ -30,6 +30,12 @@ class Question:
     reads_digest: str = ""
     want_person: bool = False
     """Whether to say what is known of the user, if the decision needs it."""
+    copy_epoch: int = 0
+    """The membership epoch of the copy that the gateway has; 0 for none."""
+
+    def wants_person(self, epoch: int) -> bool:
+        """Whether the gateway has nothing that holds for a policy of that membership epoch."""
+        return self.want_person or self.copy_epoch not in (0, epoch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +106,15 @@ class Decider:
             return answer
         person = self._people.copy(compiled.policy, answer.user)
         if person is None:
-            return Waiting(compiled, question.request, answer.user, question.want_person)
+            wants = question.wants_person(compiled.policy.membership_epoch)
+            return Waiting(compiled, question.request, answer.user, wants)
         decision = engine.decide(compiled, question.request, person, now)
         assert isinstance(decision, Decision)
         if decision.release_id:
             self._saw(compiled, question.request, decision)
         if compiled.shadow is not None:
             self._shadow(compiled, question.request, decision, now)
-        if question.want_person:
+        if question.wants_person(compiled.policy.membership_epoch):
             return self._informed(decision, compiled.policy, answer.user, self._people.now())
         return decision
 

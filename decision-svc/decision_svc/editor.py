@@ -13,6 +13,7 @@ from canary_engine.errors import RefusedMove
 from canary_engine.guards import Despite
 from canary_engine.model import Approval, ApprovedMove, Policy, Strategy
 from canary_engine.release import Move
+from canary_engine.written import Written
 
 from decision_svc import changes
 from decision_svc.access import guarding
@@ -23,6 +24,7 @@ from decision_svc.errors import AlreadyExists, BadRequest, NotFound
 from decision_svc.metrics import Metrics
 from decision_svc.snapshot import Snapshot
 from decision_svc.store import was_saved
+from decision_svc.store.pieces import in_pieces
 from decision_svc.store.protocol import (
     ChainMoved,
     ChangeRecord,
@@ -134,32 +136,34 @@ class Editor:
         despite: frozenset[Despite],
     ) -> int:
         # First what there is, then whether this was done: so nobody can do it in between.
-        before, tail = await self._newest(service_key)
+        newest, tail = await self._newest(service_key)
+        before = newest.policy
         done = await self._done_before(service_key, who)
         if done is not None:
             return done
         if expected is not None and expected != before.revision:
             raise LostRace(service_key, expected, before.revision)
-        after = _fenced(before, _edited(before, edit), who.fence)
+        after = _fenced(before, _edited(newest, edit), who.fence)
         # An edit of segments renews the memberships, whether or not it changes any.
         if after == replace(before, membership_epoch=after.membership_epoch) and not members:
             return before.revision
         # The one place where guards are asked, whatever call the edit comes from.
         guarding.check(before, after)
         after = guards.passed(before, after, actor=who.actor, now=self._clock(), despite=despite)
-        return await self._save(before, after, tail, who, summary, members)
+        return await self._save(newest, after, tail, who, summary, members)
 
     async def _save(
         self,
-        before: Policy,
+        newest: Written,
         policy: Policy,
         tail: Tail,
         who: Who,
         summary: str,
         members: Sequence[MemberEdit],
     ) -> int:
-        revision = before.revision + 1
-        document = {**parse.document(policy), "revision": revision}
+        before, revision = newest.policy, newest.policy.revision + 1
+        policy = replace(policy, revision=revision)
+        document = newest.write(policy)
         record = ChangeRecord(
             revision=revision,
             actor=who.actor,
@@ -169,10 +173,12 @@ class Editor:
             key=who.key,
             digest=who.digest if who.key else "",
         )
-        link = revision_link(tail, record, before, document, members, self._new_salt)
+        hash_ = sha256(await in_pieces(document, parse.canonical)).hexdigest()
+        link = revision_link(tail, record, before, policy, hash_, members, self._new_salt)
         await self._write(policy.service_key, document, record, members, link)
         # This replica need not wait for its own announcement.
-        self._snapshot.put(replace(policy, revision=revision))
+        self._snapshot.documents.keep(Written(policy, document))
+        self._snapshot.put(policy)
         self._metrics.changes.labels(policy.service_key).inc()
         self._metrics.revision.labels(policy.service_key).set(revision)
         log.info(
@@ -200,11 +206,9 @@ class Editor:
             words.append("and more before")
         return LostRace(lost.service_key, lost.expected, lost.current, "; ".join(words))
 
-    async def _newest(self, service_key: str) -> tuple[Policy, Tail]:
+    async def _newest(self, service_key: str) -> tuple[Written, Tail]:
         stored, tail = await self._store.newest(service_key)
-        if stored is None:
-            return parse.policy({"service_key": service_key}), tail
-        return stored_policy(service_key, stored), tail
+        return self._snapshot.documents.read(service_key, stored), tail
 
     async def _done_before(self, service_key: str, who: Who) -> int | None:
         """The revision that this very request made; None if it made none, or has no name.
@@ -353,9 +357,9 @@ def _fenced(before: Policy, after: Policy, fence: int) -> Policy:
     return replace(after, release=replace(after.release, fence=fence))
 
 
-def _edited(before: Policy, edit: Edit) -> Policy:
+def _edited(newest: Written, edit: Edit) -> Policy:
     if not isinstance(edit, Moving):
-        return parse.policy(edit(parse.document(before)))
-    after = edit.moved(before)
+        return newest.read(edit(newest.write(newest.policy)))
+    after = edit.moved(newest.policy)
     parse.check(after)
     return after

@@ -11,7 +11,6 @@ from contextlib import aclosing
 
 import structlog
 
-from decision_svc.documents import stored_policy
 from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
@@ -112,7 +111,7 @@ class Follower:
             document = await self._policies.load(service_key)
             if document is None:
                 return
-            policy = stored_policy(service_key, document)
+            policy = self._snapshot.documents.read(service_key, document).policy
         except StoreUnavailable:
             raise
         except StoreError as error:

@@ -117,7 +117,8 @@ class Metrics:
         )
         self._latency = Gauge(
             "canary_outcome_latency_seconds",
-            "Quantiles of the time from request to response over the last minute.",
+            "Quantiles of the time from request to response over the last minute, as far as this "
+            "replica was told.",
             ("service_key", "version", "variant", "quantile"),
             registry=self.registry,
         )

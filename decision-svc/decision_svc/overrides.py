@@ -121,6 +121,18 @@ def believe_none() -> Edit:
     return edit
 
 
+def look_in(header: str, cookie: str) -> Edit:
+    """Look for tokens in that header and cookie; "" is the one by default."""
+
+    def edit(policy: Document) -> Document:
+        overrides = policy.setdefault("overrides", {})
+        for name, value in (("header", header), ("cookie", cookie)):
+            overrides[name] = value or None
+        return policy
+
+    return edit
+
+
 def named(given: str, policy: Document, now: datetime) -> tuple[str, datetime]:
     """The id of an override, given it or the token, and when it expires at the latest.
 

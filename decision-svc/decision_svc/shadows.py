@@ -29,10 +29,15 @@ class Shadows:
         self, service_key: str, expires_at: datetime, real: Decision, other: Decision
     ) -> None:
         """Count one request."""
+        pair = Pair(real.variant, real.reason, other.variant, other.reason)
+        self.add(service_key, expires_at, pair, 1)
+
+    def add(self, service_key: str, expires_at: datetime, pair: Pair, requests: int) -> None:
+        """Count requests."""
         found = self._counts.get(service_key)
         if found is None or found[0] != expires_at:
             found = self._counts[service_key] = (expires_at, Counter())
-        found[1][Pair(real.variant, real.reason, other.variant, other.reason)] += 1
+        found[1][pair] += requests
 
     def counts(self, service_key: str, expires_at: datetime) -> Mapping[Pair, int]:
         """What was counted under the shadow that expires then."""

@@ -11,6 +11,7 @@ from canary_engine.baseline import InForce, in_force
 from canary_engine.decide import CompiledPolicy
 from canary_engine.model import Policy
 
+from decision_svc.documents import Documents
 from decision_svc.errors import NotReady
 
 MAX_COMPILED = 4_096
@@ -21,6 +22,7 @@ class Snapshot:
     """Service key to policy, and what rules for each baseline."""
 
     def __init__(self) -> None:
+        self.documents = Documents()
         self._policies: dict[str, Policy] = {}
         # By service key and baseline hash, the least recently used first: clients choose both.
         self._compiled: OrderedDict[tuple[str, str], tuple[InForce, CompiledPolicy]] = OrderedDict()

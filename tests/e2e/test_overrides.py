@@ -52,6 +52,22 @@ async def test_a_token_forces_stable_too_and_the_upstream_never_sees_it(
         assert HEADER not in body["headers"]
 
 
+async def test_the_upstream_gets_the_other_cookies_and_no_token(
+    client: Client, admin: Admin
+) -> None:
+    admin.release(0)
+    admin("SetOverrides", header="x-tester", cookie="tester")
+    for variant, version in (("canary", CANARY), ("stable", STABLE)):
+        token = created(admin, variant=variant).token
+        headers = {**ANN, "cookie": f'a="1 2"; tester={token};b==2'}
+        await becomes(client, headers, version)
+        _, body, _ = await client.get(headers=headers)
+        assert body["headers"]["cookie"] == 'a="1 2";b==2'
+        _, body, _ = await client.get(headers={**ANN, "cookie": f"tester={token}"})
+        assert "cookie" not in body["headers"]
+    admin("SetOverrides")
+
+
 async def test_another_users_token_is_ignored(client: Client, admin: Admin) -> None:
     admin.release(0)
     token = created(admin, user="ann").token

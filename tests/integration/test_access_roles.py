@@ -82,6 +82,8 @@ def request_for(method: MethodDescriptor) -> Any:
         request.change.service_key = OWN
     elif "request" in fields:
         request.request.service_key = OWN
+    elif "record" in fields:
+        request.record.service_key = OWN
     elif "service_key" in fields:
         request.service_key = OWN
     return request

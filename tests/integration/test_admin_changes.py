@@ -158,6 +158,12 @@ WRITES = [
         summary="set compatibility rules",
         is_repeatable=True,
     ),
+    Write(
+        method="SetOverrides",
+        fields={"header": "x-tester", "cookie": "tester"},
+        summary="set where overrides are looked for",
+        is_repeatable=True,
+    ),
 ]
 STARTED = Write(
     method="StartRelease",
@@ -172,6 +178,7 @@ ELSEWHERE = {
     "RevokeOverride",
     "Apply",
     "RemoveShadow",
+    "TickChecklist",
 }
 """Writes that need more than one answer; each has tests in the file about its area."""
 

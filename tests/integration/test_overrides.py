@@ -103,6 +103,35 @@ async def test_revoking_by_token_is_kept_until_the_token_would_expire(shop: Call
     assert revoked["expires_at"] == override.expires_at.ToJsonString()
 
 
+async def test_names_are_set_and_key_and_revocations_stay(shop: Calls) -> None:
+    override, gone = await create(shop), await create(shop)
+    await shop.change("RevokeOverride", id=gone.id)
+    before = (await shop.policy())["overrides"]
+    await shop.change("SetOverrides", header="X-Tester", cookie="tester")
+    named = {"header": "x-tester", "cookie": "tester"}
+    assert (await shop.policy())["overrides"] == before | named
+    for facts in (
+        {"headers": {"x-tester": override.token}},
+        {"cookies": {"tester": override.token}},
+    ):
+        assert (await shop.decide(**facts)).version == CANARY
+    assert await version(shop, override.token) == STABLE
+    assert (await shop.decide(headers={"x-tester": gone.token})).version == STABLE
+    await shop.change("SetOverrides", cookie="tester")
+    assert (await shop.policy())["overrides"] == before | {"cookie": "tester"}
+    assert await version(shop, override.token) == CANARY
+
+
+@pytest.mark.parametrize("names", [{"header": "authorization"}, {"cookie": "a b"}])
+async def test_names_that_cannot_be_are_refused(shop: Calls, names: dict[str, str]) -> None:
+    before = await shop.policy()
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await shop.change("SetOverrides", **names)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"overrides.{next(iter(names))}" in str(refusal.value.details())
+    assert await shop.policy() == before
+
+
 def test_revocations_that_have_expired_are_forgotten_at_the_next_change() -> None:
     document = {"overrides": {"revoked": [revoked("o-past", 2020), revoked("o-later", 2100)]}}
     edited = revoke("o-new", datetime(2100, 1, 1, tzinfo=UTC), NOW)(document)

@@ -24,8 +24,9 @@ def record(revision: int = 1) -> ChangeRecord:
 
 def link_of(before: dict[str, Any], after: dict[str, Any], *members: MemberEdit) -> dict[str, Any]:
     old = parse.policy({"service_key": "shop", **before})
-    new = parse.document(parse.policy({"service_key": "shop", **after}))
-    found = audit.revision_link(Tail(), record(), old, new, members, lambda: "salt")
+    new = parse.policy({"service_key": "shop", **after})
+    hash_ = parse.content_hash(parse.document(new))
+    found = audit.revision_link(Tail(), record(), old, new, hash_, members, lambda: "salt")
     assert sha256(found.entry.encode()).hexdigest() == found.hash
     fields: dict[str, Any] = json.loads(found.entry)
     return fields

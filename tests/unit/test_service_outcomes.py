@@ -1,14 +1,15 @@
-"""Outcomes in the service's memory: added once, read by window, bounded."""
+"""Outcomes in the service's memory: bounded, forgotten, and what Prometheus is shown of them."""
 
 from __future__ import annotations
 
-from canary_engine.model import Variant
+from canary_engine.model import Cohort, Variant
 from canary_engine.outcomes import Labels, Tally
 from decision_svc.metrics import Metrics
-from decision_svc.outcomes.memory import MAX_LABELS, MemoryOutcomes
-from decision_svc.outcomes.protocol import KEPT_S, Reported
+from decision_svc.outcomes.memory import MEMORY_KEPT_S, MemoryOutcomes, Slots
+from decision_svc.outcomes.protocol import Reported
+from decision_svc.rpc.outcomes import listed
 
-CANARY = Labels("orders", "v2", Variant.CANARY, "r1")
+CANARY = Labels("orders", "v2", Variant.CANARY, "r1", Cohort.DRAWN)
 
 
 class Clock:
@@ -25,56 +26,21 @@ def report(*statuses: int, labels: Labels = CANARY, age_s: int = 0) -> Reported:
     return Reported(labels, age_s, tally)
 
 
-async def test_batches_add_up() -> None:
-    outcomes = MemoryOutcomes(Clock())
-    assert await outcomes.add("a", [report(200, 500)])
-    assert await outcomes.add("b", [report(200)])
-    (tally,) = (await outcomes.read("orders", 60)).values()
-    assert dict(tally.statuses) == {200: 2, 500: 1}
-    assert (tally.requests, tally.errors, tally.request.count) == (3, 1, 3)
-
-
-async def test_a_batch_counts_once() -> None:
-    outcomes = MemoryOutcomes(Clock())
-    assert not await outcomes.is_added("a")
-    assert await outcomes.add("a", [report(200)])
-    assert await outcomes.is_added("a")
-    assert not await outcomes.add("a", [report(200)])
-    (tally,) = (await outcomes.read("orders", 60)).values()
-    assert tally.requests == 1
-
-
 async def test_the_ids_that_are_remembered_are_bounded() -> None:
     outcomes = MemoryOutcomes(Clock(), max_batch_ids=2)
     for id_ in "abc":
         await outcomes.add(id_, [])
-    assert [await outcomes.is_added(id_) for id_ in "abc"] == [False, True, True]
+    assert [await outcomes.is_added(id_, "") for id_ in "abc"] == [False, True, True]
 
 
-async def test_a_window_holds_what_happened_in_it() -> None:
+def test_what_is_old_is_forgotten() -> None:
     clock = Clock()
-    outcomes = MemoryOutcomes(clock)
-    await outcomes.add("a", [report(200, age_s=100), report(201, age_s=30), report(202)])
-
-    async def seen(window_s: int) -> set[int]:
-        return {s for t in (await outcomes.read("orders", window_s)).values() for s in t.statuses}
-
-    assert await seen(10) == {202}
-    assert await seen(60) == {202, 201}
-    assert await seen(200) == {202, 201, 200}
-    clock.now += 120
-    assert await seen(60) == set()
-    assert await seen(200) == {202, 201}
-
-
-async def test_what_is_old_is_forgotten() -> None:
-    clock = Clock()
-    outcomes = MemoryOutcomes(clock)
-    await outcomes.add("a", [report(200), report(201, age_s=KEPT_S + 100)])
-    assert await outcomes.service_keys() == ["orders"]
-    clock.now += KEPT_S + 20
-    assert await outcomes.service_keys() == []
-    assert await outcomes.read("orders", KEPT_S) == {}
+    slots = Slots(clock)
+    slots.add([report(200)])
+    assert slots.service_keys() == ["orders"]
+    clock.now += MEMORY_KEPT_S + 20
+    assert slots.service_keys() == []
+    assert slots.read("orders", MEMORY_KEPT_S) == {}
 
 
 async def test_reading_changes_nothing() -> None:
@@ -86,13 +52,15 @@ async def test_reading_changes_nothing() -> None:
     assert again.requests == 1
 
 
-async def test_versions_without_end_become_one() -> None:
-    outcomes = MemoryOutcomes(Clock())
-    many = [report(200, labels=CANARY._replace(version=f"v{n}")) for n in range(MAX_LABELS + 50)]
-    await outcomes.add("a", many)
-    found = await outcomes.read("orders", 60)
-    assert len(found) == MAX_LABELS + 1
-    assert sum(tally.requests for tally in found.values()) == MAX_LABELS + 50
+def test_people_see_a_version_s_cohorts_together_and_how_many_each_has() -> None:
+    others = [CANARY._replace(cohort=cohort) for cohort in (Cohort.CHOSEN, Cohort.OTHER)]
+    found = {one: report(200, 500, labels=one).tally for one in (CANARY, *others)}
+    (version,) = listed(found).outcomes
+    assert (version.requests, version.errors, version.request.count) == (6, 3, 6)
+    assert [(one.cohort, one.requests, one.errors) for one in version.cohorts] == [
+        (1, 2, 1),
+        (3, 2, 1),
+    ]
 
 
 def test_latencies_of_versions_without_requests_are_no_longer_shown() -> None:

@@ -110,6 +110,7 @@ def _methods() -> dict[str, Needed]:
     writing = (
         "RegisterVersion", "DeprecateVersion", "StartRelease", "SetPercentage", "MoveRelease",
         "Revert", "Approve", "WithdrawApproval", "CreateOverride", "RevokeOverride",
+        "SetOverrides",
         "SetRules", "AddRule", "RemoveRule",
         "SetWhitelist", "AddToWhitelist", "RemoveFromWhitelist",
         "PutSegment", "RemoveSegment", "AddMembers", "RemoveMembers",

@@ -2,76 +2,120 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from canary_engine.outcomes import Labels, Tally
 
-from decision_svc.outcomes.protocol import KEPT_S, SLOT_S, Reported
+from decision_svc.outcomes.packing import flat
+from decision_svc.outcomes.protocol import COMPARED, LATE_S, Found, Reported, Wanted
+from decision_svc.outcomes.slots import (
+    MAX_LABELS,
+    ahead,
+    merged_into,
+    service_keys,
+    slot_of,
+    window,
+)
 
 # A gateway repeats a batch within seconds; a thousand gateways report once a second.
 MAX_BATCH_IDS = 100_000
-# Versions come from gateways; more of one service key in a quarter of an hour is a mistake.
-MAX_LABELS = 200
-
-_Slots = OrderedDict[int, dict[Labels, Tally]]
+# As values of Python a busy slot takes some 50 KB, ten times of what it takes packed.
+MEMORY_KEPT_S = 900
 
 
-class MemoryOutcomes:
-    """See Outcomes. ``clock`` gives seconds and only grows."""
+class Slots:
+    """Tallies by service key, slot and labels. ``clock`` gives Unix time."""
 
-    def __init__(self, clock: Callable[[], float], *, max_batch_ids: int = MAX_BATCH_IDS) -> None:
-        self._clock, self._max_batch_ids = clock, max_batch_ids
+    def __init__(self, clock: Callable[[], float], kept_s: int = MEMORY_KEPT_S) -> None:
+        self.kept_s = kept_s
+        self._clock = clock
         self._slots: dict[str, dict[int, dict[Labels, Tally]]] = {}
-        self._batch_ids: OrderedDict[str, None] = OrderedDict()
 
-    async def add(self, batch_id: str, reported: Sequence[Reported]) -> bool:
-        """See Outcomes."""
-        if batch_id in self._batch_ids:
-            return False
-        self._batch_ids[batch_id] = None
-        if len(self._batch_ids) > self._max_batch_ids:
-            self._batch_ids.popitem(last=False)
+    def add(self, reported: Sequence[Reported]) -> None:
+        """Add what is not too old."""
         self._forget_old()
         for labels, age_s, tally in reported:
-            if age_s <= KEPT_S:
+            if age_s <= LATE_S:
                 self._at(labels, age_s).merge(tally)
-        return True
 
-    async def is_added(self, batch_id: str) -> bool:
+    def read(self, service_key: str, window_s: int) -> Mapping[Labels, Tally]:
         """See Outcomes."""
-        return batch_id in self._batch_ids
-
-    async def read(self, service_key: str, window_s: int) -> Mapping[Labels, Tally]:
-        """See Outcomes."""
-        first = self._slot(math.ceil(window_s / SLOT_S) * SLOT_S)
         found: dict[Labels, Tally] = {}
-        for slot, tallies in self._slots.get(service_key, {}).items():
-            if slot > first:
-                for labels, tally in tallies.items():
-                    found.setdefault(labels, Tally()).merge(tally)
+        slots = self._slots.get(service_key, {})
+        for slot in window(self._clock(), window_s):
+            for labels, tally in slots.get(slot, {}).items():
+                found.setdefault(labels, Tally()).merge(tally)
         return found
 
-    async def service_keys(self) -> Sequence[str]:
+    def look(self, wanted: Wanted) -> Found:
         """See Outcomes."""
+        slots = self._slots.get(wanted.service_key, {})
+        looked_at, has_more = ahead(self._clock(), wanted.after, self.kept_s)
+        found = [
+            (slot, labels, flat(tally))
+            for slot in looked_at
+            for labels, tally in slots.get(slot, {}).items()
+            if labels.release_id == wanted.release_id and labels.cohort in COMPARED
+        ]
+        return Found(found, looked_at[-1] if looked_at else wanted.after, has_more)
+
+    def service_keys(self) -> Sequence[str]:
+        """The service keys of which anything is kept."""
         self._forget_old()
         return sorted(self._slots)
 
-    def _slot(self, age_s: float) -> int:
-        return int((self._clock() - age_s) // SLOT_S)
-
     def _at(self, labels: Labels, age_s: float) -> Tally:
         slots = self._slots.setdefault(labels.service_key, {})
-        tallies = slots.setdefault(self._slot(age_s), {})
+        tallies = slots.setdefault(slot_of(self._clock(), age_s), {})
         if labels not in tallies and len(tallies) >= MAX_LABELS:
-            labels = labels._replace(version="other", release_id="other")
+            labels = merged_into(labels)
         return tallies.setdefault(labels, Tally())
 
     def _forget_old(self) -> None:
-        first = self._slot(KEPT_S)
+        first = slot_of(self._clock(), self.kept_s)
         for service_key, slots in list(self._slots.items()):
             for slot in [slot for slot in slots if slot < first]:
                 del slots[slot]
             if not slots:
                 del self._slots[service_key]
+
+
+class MemoryOutcomes:
+    """See Outcomes. ``clock`` gives Unix time."""
+
+    def __init__(self, clock: Callable[[], float], *, max_batch_ids: int = MAX_BATCH_IDS) -> None:
+        self._slots, self._max_batch_ids = Slots(clock), max_batch_ids
+        self._batch_ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    @property
+    def kept_s(self) -> int:
+        """See Outcomes."""
+        return self._slots.kept_s
+
+    async def add(self, batch_id: str, reported: Sequence[Reported]) -> frozenset[str]:
+        """See Outcomes."""
+        told = service_keys(found.labels for found in reported)
+        new = frozenset(key for key in told if self._is_new(batch_id, key))
+        self._slots.add([found for found in reported if found.labels.service_key in new])
+        return new
+
+    async def is_added(self, batch_id: str, service_key: str) -> bool:
+        """See Outcomes."""
+        return (batch_id, service_key) in self._batch_ids
+
+    async def read(self, service_key: str, window_s: int) -> Mapping[Labels, Tally]:
+        """See Outcomes."""
+        return self._slots.read(service_key, window_s)
+
+    async def look(self, wanted: Sequence[Wanted]) -> Sequence[Found]:
+        """See Outcomes."""
+        return [self._slots.look(one) for one in wanted]
+
+    def _is_new(self, batch_id: str, service_key: str) -> bool:
+        if (batch_id, service_key) in self._batch_ids:
+            return False
+        self._batch_ids[batch_id, service_key] = None
+        if len(self._batch_ids) > self._max_batch_ids:
+            self._batch_ids.popitem(last=False)
+        return True

@@ -47,6 +47,7 @@ def question(message: pb.DecideRequest) -> Question:
         message.baseline_hash,
         message.reads_digest,
         message.want_person,
+        message.copy_epoch,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -19,8 +19,10 @@ from canary_engine.model import Decision
 from decision_svc.baselines import Baselines
 from decision_svc.decider import Decider, Informed, Resend, Waiting
 from decision_svc.errors import BadRequest
+from decision_svc.exposure.protocol import Served
 from decision_svc.metrics import Counted, Metrics
-from decision_svc.outcomes.protocol import Outcomes, Reported
+from decision_svc.outcomes.memory import Slots
+from decision_svc.outcomes.protocol import LATE_S, Outcomes, Reported
 from decision_svc.rpc import convert
 from decision_svc.rpc import outcomes as outcome_messages
 from decision_svc.rpc.errors import status_of
@@ -31,6 +33,8 @@ log = structlog.get_logger()
 MAX_WATCHED = 10_000
 Context = grpc.aio.ServicerContext[Any, Any]
 Counts = Counter[Counted]
+Heard = Callable[[Served, Iterable[int]], None]
+"""Hears of users whom a gateway decided for by itself."""
 
 
 class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
@@ -42,10 +46,13 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         snapshot: Snapshot,
         baselines: Baselines,
         outcomes: Outcomes,
+        told: Slots,
         metrics: Metrics,
+        heard: Heard = lambda served, marks: None,
     ) -> None:
         self._decider, self._snapshot = decider, snapshot
         self._baselines, self._outcomes, self._metrics = baselines, outcomes, metrics
+        self._told_slots, self._heard = told, heard
 
     async def Decide(  # noqa: N802 - the proto's name
         self, request: pb.DecideRequest, context: Context
@@ -136,15 +143,46 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     ) -> pb.ReportOutcomesResponse:
         reported = outcome_messages.reported(request)
         self._snapshot.check_loaded()
-        unknown = {r.labels.service_key for r in reported} - self._declared(reported)
+        told = {r.labels.service_key for r in reported}
+        undeclared = sorted(told - self._declared(reported))
         # What was added may be answered late, when nobody declares the service key any more.
-        if unknown and not await self._outcomes.is_added(request.batch_id):
-            return pb.ReportOutcomesResponse(unknown_service_keys=sorted(unknown))
-        if await self._outcomes.add(request.batch_id, reported):
-            self._metrics.count_outcomes(reported)
+        unknown = [
+            key for key in undeclared if not await self._outcomes.is_added(request.batch_id, key)
+        ]
+        if unknown:
+            return pb.ReportOutcomesResponse(unknown_service_keys=unknown)
+        added = await self._outcomes.add(request.batch_id, reported)
+        self._count_outcomes([r for r in reported if r.labels.service_key in added])
+        # Of a batch that was added in two goes they are counted with its first service key.
+        if min(told, default="") in added:
             for why in ("unlabelled", "foreign", "garbage", "dropped"):
                 self._metrics.uncounted.labels(why).inc(getattr(request, why))
+            self._metrics.unexposed.inc(request.unexposed)
+            self._count_shadows(request.shadows)
+        self._note_served(request.served)
         return pb.ReportOutcomesResponse()
+
+    def _count_shadows(self, told: Iterable[pb.ShadowTally]) -> None:
+        for message in told:
+            key, expires_at = message.service_key, message.expires_at.ToDatetime(tzinfo=UTC)
+            policy = self._snapshot.get(key)
+            # A gateway may tell of a shadow that was replaced since.
+            if policy and policy.shadow and policy.shadow.expires_at == expires_at:
+                pair = outcome_messages.pair_of(message)
+                self._decider.shadows.add(key, expires_at, pair, message.requests)
+
+    def _note_served(self, told: Iterable[pb.Served]) -> None:
+        for message in told:
+            key = message.service_key
+            if self._snapshot.get(key) or self._baselines.declares(key):
+                self._heard(outcome_messages.served_of(message), message.marks)
+
+    def _count_outcomes(self, added: Sequence[Reported]) -> None:
+        late = [r.tally for r in added if r.age_s > LATE_S]
+        self._metrics.uncounted.labels("late").inc(sum(t.requests + t.lost for t in late))
+        in_time = [r for r in added if r.age_s <= LATE_S]
+        self._metrics.count_outcomes(in_time)
+        self._told_slots.add(in_time)
 
     def _declared(self, reported: Iterable[Reported]) -> set[str]:
         """The service keys that somebody declares: gateways must not be able to make labels."""

@@ -21,6 +21,8 @@ from decision_svc.errors import (
     OverrideRefused,
     Unauthenticated,
 )
+from decision_svc.records.protocol import TooLate
+from decision_svc.reported.protocol import TooManySeries
 from decision_svc.rpc.convert import wrong_times
 from decision_svc.store.protocol import LostRace, StoreError, StoreUnavailable
 
@@ -40,6 +42,8 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     LostRace: grpc.StatusCode.ABORTED,
+    TooLate: grpc.StatusCode.FAILED_PRECONDITION,
+    TooManySeries: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
     StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.DATA_LOSS,

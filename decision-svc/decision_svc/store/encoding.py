@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from canary_engine.model import Profile
 
+from decision_svc.store.pieces import in_pieces
 from decision_svc.store.protocol import ChangeRecord, Document, Link, StoreError
 
 
-def write_document(document: Document) -> bytes:
+async def write_document(document: Document) -> bytes:
     """The document as bytes; equal documents give equal bytes."""
-    return _write(dict(document))
+    return await in_pieces(document, _write)
 
 
 def read_document(data: bytes, where: str) -> Document:
@@ -110,6 +112,8 @@ def _read_time(text: str, where: str) -> datetime | None:
 
 
 def _write(value: Any) -> bytes:
+    if isinstance(value, Mapping):
+        value = dict(value)
     try:
         text = json.dumps(
             value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -127,6 +131,10 @@ def _encode(text: str) -> bytes:
 
 
 def _read(data: bytes, where: str) -> Any:
+    try:
+        return msgspec.json.decode(data)  # in a third of the time
+    except (msgspec.DecodeError, RecursionError):
+        pass  # Python's reader takes a little more, and says better what is wrong
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -69,7 +69,7 @@ class _Bell:
 
 
 class MemoryStore:
-    """A policy, audit and people store; writes are atomic because none of them awaits."""
+    """A policy, audit and people store; writes are atomic, for they await before and not within."""
 
     def __init__(self) -> None:
         self._shelves: dict[str, _Shelf] = {}
@@ -98,9 +98,9 @@ class MemoryStore:
         members: Sequence[MemberEdit] = (),
         link: Link | None = None,
     ) -> None:
+        written = await write_document(document)
         shelf = self._shelf(service_key)
         current = len(shelf.records)
-        written = write_document(document)
         if current != record.revision - 1:
             raise LostRace(service_key, record.revision - 1, current)
         if link is not None:

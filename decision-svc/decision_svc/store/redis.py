@@ -21,20 +21,24 @@ script: a crash in between leaves a name without a policy, which readers take fo
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from canary_engine.model import Profile
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline, PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
 from decision_svc.exposure.protocol import KEPT_S, MAX_LISTED, Served
+from decision_svc.store.connection import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    as_bytes,
+    is_spoiled,
+    slot_key,
+)
 from decision_svc.store.encoding import (
     read_document,
     read_link,
@@ -60,10 +64,7 @@ from decision_svc.store.protocol import (
     Tail,
 )
 
-DEFAULT_TIMEOUT_S = 2.0
-DEFAULT_CONNECT_TIMEOUT_S = 1.0
 DEFAULT_SILENCE_S = 15.0
-DEFAULT_MAX_CONNECTIONS = 32
 
 _SERVICES = "canary:services"
 _CHANGES = "canary:changes"
@@ -72,9 +73,7 @@ _PIPELINED = 500
 _PAGE = 1000
 _FIRST_MEMBERS_KEY = 5
 _ANY_LENGTH = -1
-_SPOILED = ("WRONGTYPE", "CORRUPT")
 
-_T = TypeVar("_T")
 _Message = Mapping[str, Any]
 
 
@@ -94,15 +93,14 @@ class RedisStore:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         silence_s: float = DEFAULT_SILENCE_S,
     ) -> None:
-        client.set_retry(Retry(NoBackoff(), 0))
-        self._client = client
-        self._place = _place(client)
-        self._timeout_s = timeout_s
+        self.connection = Connection(client, timeout_s=timeout_s)
+        """For other adapters that keep things in the same Redis."""
+        self._client, self._ask = client, self.connection.ask
         self._silence_s = silence_s
-        self._save = client.register_script(_script("save.lua"))
-        self._append = client.register_script(_script("append.lua"))
-        self._expose = client.register_script(_script("expose.lua"))
-        self._put_profile = client.register_script(_script("put_profile.lua"))
+        self._save = self.connection.script("save.lua")
+        self._append = self.connection.script("append.lua")
+        self._expose = self.connection.script("expose.lua")
+        self._put_profile = self.connection.script("put_profile.lua")
 
     @classmethod
     def connect(
@@ -119,31 +117,21 @@ class RedisStore:
         Every watcher holds one of ``max_connections``; questions queue for the others.
         Raises StoreError when the URL is wrong.
         """
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=max_connections,
-                timeout=timeout_s,
-                socket_connect_timeout=connect_timeout_s,
-                socket_timeout=timeout_s,
-                # RESP2 has all that is used here and every Redis-like server and proxy speaks it.
-                protocol=2,
-            )
-        except ValueError:
-            # The cause is kept out of sight: it may quote a piece of the password.
-            raise StoreError(
-                "the store's URL is wrong: write redis://, rediss:// or unix:// and "
-                "percent-encode the password"
-            ) from None
-        return cls(Redis.from_pool(pool), timeout_s=timeout_s, silence_s=silence_s)
+        connection = Connection.to(
+            url,
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            max_connections=max_connections,
+        )
+        return cls(connection.client, timeout_s=timeout_s, silence_s=silence_s)
 
     async def aclose(self) -> None:
         """Close the connections, those of watchers too."""
-        await self._client.aclose()
+        await self.connection.aclose()
 
     async def revisions(self) -> Mapping[str, int]:
         names = await self._ask(_SERVICES, self._client.smembers(_SERVICES))
-        service_keys = iter(sorted(read_text(_bytes(name), _SERVICES) for name in names))
+        service_keys = iter(sorted(read_text(as_bytes(name), _SERVICES) for name in names))
         found: dict[str, int] = {}
         while some := list(islice(service_keys, _PIPELINED)):
             found |= await self._revisions_of(some)
@@ -151,11 +139,11 @@ class RedisStore:
 
     async def load(self, service_key: str, revision: int | None = None) -> Document | None:
         if revision is None:
-            key, field = _key(service_key, "policy"), "document"
+            key, field = slot_key(service_key, "policy"), "document"
         else:
-            key, field = _key(service_key, "revisions"), str(revision)
+            key, field = slot_key(service_key, "revisions"), str(revision)
         data = await self._ask(key, self._client.hget(key, field))
-        return None if data is None else read_document(_bytes(data), f"{key} {field}")
+        return None if data is None else read_document(as_bytes(data), f"{key} {field}")
 
     async def save(
         self,
@@ -168,9 +156,9 @@ class RedisStore:
         expected = record.revision - 1
         length = _ANY_LENGTH if link is None else link.sequence - 1
         edited_keys, edits = _edits(service_key, members)
-        keys = [_key(service_key, name) for name in ("policy", "revisions", "changes", "audit")]
+        keys = [slot_key(service_key, name) for name in ("policy", "revisions", "changes", "audit")]
         args: list[str | int | bytes] = [expected, record.revision]
-        args += [write_document(document), write_record(record), _CHANGES, service_key]
+        args += [await write_document(document), write_record(record), _CHANGES, service_key]
         args += [length, b"" if link is None else write_link(link), KEPT_REVISIONS, *edits]
         await self._ask(_SERVICES, self._client.sadd(_SERVICES, service_key))
         current, found = await self._ask(keys[0], self._save(keys=[*keys, *edited_keys], args=args))
@@ -182,23 +170,23 @@ class RedisStore:
     async def changes(
         self, service_key: str, before: int | None = None, limit: int = 50
     ) -> Sequence[ChangeRecord]:
-        key = _key(service_key, "changes")
+        key = slot_key(service_key, "changes")
         newest = "+inf" if before is None else f"({before}"
         found = await self._ask(
             key, self._client.zrevrangebyscore(key, newest, "-inf", start=0, num=max(limit, 0))
         )
-        return [read_record(_bytes(data), key) for data in found]
+        return [read_record(as_bytes(data), key) for data in found]
 
     def watch(self) -> AsyncGenerator[str, None]:
         return self._announcements(_CHANGES)
 
     async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
-        key, chain = _key(service_key, "policy"), _chain(service_key)
+        key, chain = slot_key(service_key, "policy"), _chain(service_key)
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.hget(key, "document")
             _ask_tail(pipeline, chain)
             data, *tail = await self._ask(key, pipeline.execute())
-        document = None if data is None else read_document(_bytes(data), f"{key} document")
+        document = None if data is None else read_document(as_bytes(data), f"{key} document")
         return document, _tail(*tail)
 
     async def links(self, service_key: str, after: int = 0, limit: int = 100) -> Sequence[Link]:
@@ -206,7 +194,7 @@ class RedisStore:
             return []
         key = _chain(service_key)
         found = await self._ask(key, self._client.lrange(key, after, after + limit - 1))
-        return [read_link(_bytes(data), after + place) for place, data in enumerate(found, 1)]
+        return [read_link(as_bytes(data), after + place) for place, data in enumerate(found, 1)]
 
     async def tail(self, service_key: str) -> Tail:
         key = _chain(service_key)
@@ -227,8 +215,8 @@ class RedisStore:
             return frozenset()
         async with self._client.pipeline(transaction=False) as pipeline:
             for segment in segments:
-                pipeline.sismember(_key(service_key, "members", segment), user)
-            answers = await self._ask(_key(service_key, "members"), pipeline.execute())
+                pipeline.sismember(slot_key(service_key, "members", segment), user)
+            answers = await self._ask(slot_key(service_key, "members"), pipeline.execute())
         return frozenset(
             segment for segment, is_listed in zip(segments, answers, strict=True) if is_listed
         )
@@ -236,12 +224,12 @@ class RedisStore:
     async def members(
         self, service_key: str, segment: str, cursor: str = ""
     ) -> tuple[Sequence[str], str, int]:
-        key = _key(service_key, "members", segment)
+        key = slot_key(service_key, "members", segment)
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.sscan(key, _cursor(cursor), count=_PAGE)
             pipeline.scard(key)
             (following, page), total = await self._ask(key, pipeline.execute())
-        users = [read_text(_bytes(user), key) for user in page]
+        users = [read_text(as_bytes(user), key) for user in page]
         return users, str(following) if int(following) else "", total
 
     async def profile(self, user: str) -> Profile | None:
@@ -249,7 +237,7 @@ class RedisStore:
         found = await self._ask(key, self._client.hgetall(key))
         if not found:
             return None
-        fields = {read_text(_bytes(name), key): _bytes(data) for name, data in found.items()}
+        fields = {read_text(as_bytes(name), key): as_bytes(data) for name, data in found.items()}
         return read_profile(fields, key)
 
     async def put_profile(self, user: str, profile: Profile | None) -> None:
@@ -271,13 +259,13 @@ class RedisStore:
     async def exposed_users(self, served: Served) -> Sequence[str]:
         key = _exposure_key("exposed-users", served)
         found = await self._ask(key, self._client.smembers(key))
-        return sorted(read_text(_bytes(mark), key) for mark in found)
+        return sorted(read_text(as_bytes(mark), key) for mark in found)
 
     def watch_profiles(self) -> AsyncGenerator[str, None]:
         return self._announcements(_PROFILES)
 
     async def _revisions_of(self, service_keys: Sequence[str]) -> dict[str, int]:
-        keys = [_key(service_key, "policy") for service_key in service_keys]
+        keys = [slot_key(service_key, "policy") for service_key in service_keys]
         async with self._client.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.hget(key, "revision")
@@ -291,9 +279,9 @@ class RedisStore:
     def _revision(self, answer: bytes | str | Exception, key: str) -> int:
         """The revision that Redis answered; what spoils one key is no trouble of the others."""
         if isinstance(answer, Exception):
-            if _is_spoiled(answer):
+            if is_spoiled(answer):
                 return UNREADABLE
-            raise self._failed(key, answer, str(answer)) from answer
+            raise self.connection.failed(key, answer, str(answer)) from answer
         try:
             return int(answer)
         except ValueError:
@@ -306,39 +294,25 @@ class RedisStore:
             while True:
                 message = await self._hear(pubsub, channel)
                 if message["type"] == "message":
-                    yield read_text(_bytes(message["data"]), channel)
+                    yield read_text(as_bytes(message["data"]), channel)
 
     async def _hear(self, pubsub: PubSub, channel: str) -> _Message:
         """The next message. A peer that vanished is silent too, so silence is asked about."""
         message = await self._next(pubsub, channel, self._silence_s)
         if message is None:
             await self._ask(channel, pubsub.ping())
-            message = await self._next(pubsub, channel, self._timeout_s)
+            message = await self._next(pubsub, channel, self.connection.timeout_s)
         if message is None:
-            raise StoreUnavailable(f"{self._place}: {channel}: the connection fell silent")
+            raise StoreUnavailable(
+                f"{self.connection.place}: {channel}: the connection fell silent"
+            )
         return message
 
     async def _next(self, pubsub: PubSub, channel: str, wait_s: float) -> _Message | None:
         message: _Message | None = await self._ask(
-            channel, pubsub.get_message(timeout=wait_s), wait_s + self._timeout_s
+            channel, pubsub.get_message(timeout=wait_s), wait_s + self.connection.timeout_s
         )
         return message
-
-    async def _ask(self, about: str, answer: Awaitable[_T], timeout_s: float | None = None) -> _T:
-        """The answer in time; every way not to get it becomes an error of the store."""
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return await answer
-        except UnicodeEncodeError as error:
-            raise StoreError(f"{about!r}: this cannot be written as UTF-8") from error
-        except (RedisError, OSError) as error:
-            why = str(error) or f"no answer within {limit_s:g} s"
-            raise self._failed(about, error, why) from error
-
-    def _failed(self, about: str, error: Exception, why: str) -> StoreError:
-        kind = StoreError if _is_spoiled(error) else StoreUnavailable
-        return kind(f"{self._place}: {about}: {why}")
 
 
 async def _subscribe(pubsub: PubSub, channel: str) -> None:
@@ -347,30 +321,6 @@ async def _subscribe(pubsub: PubSub, channel: str) -> None:
     message = None
     while message is None or message["type"] != "subscribe":
         message = await pubsub.get_message(timeout=None)
-
-
-def _is_spoiled(error: Exception) -> bool:
-    """Whether Redis is well but a key holds what this program would not have put there."""
-    return isinstance(error, ResponseError) and any(code in str(error) for code in _SPOILED)
-
-
-def _script(name: str) -> str:
-    return files("decision_svc.store").joinpath("lua", name).read_text(encoding="utf-8")
-
-
-def _place(client: Redis) -> str:
-    """Where the client connects to, without the credentials."""
-    options = client.connection_pool.connection_kwargs
-    if path := options.get("path"):
-        return f"redis at {path}"
-    return f"redis at {options.get('host', 'localhost')}:{options.get('port', 6379)}"
-
-
-def _key(service_key: str, *rest: str) -> str:
-    """A key in the slot of the service key, whatever braces that has."""
-    safe = service_key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-    # Empty braces would not be a hash tag; no other service key is written as a lone %.
-    return ":".join(("canary", "{" + (safe or "%") + "}", *rest))
 
 
 def _profile_key(user: str) -> str:
@@ -384,7 +334,7 @@ def _edits(
     indices: dict[str, int] = {}
     edits: list[str | int] = []
     for edit in members:
-        key = _key(service_key, "members", edit.segment)
+        key = slot_key(service_key, "members", edit.segment)
         index = indices.setdefault(key, _FIRST_MEMBERS_KEY + len(indices))
         if edit.drop:
             edits += [index, "drop", 0]
@@ -402,11 +352,11 @@ def _cursor(text: str) -> int:
 
 
 def _chain(service_key: str) -> str:
-    return _key(service_key, "audit") if service_key else "canary:audit"
+    return slot_key(service_key, "audit") if service_key else "canary:audit"
 
 
 def _exposure_key(kind: str, served: Served) -> str:
-    return _key(served.service_key, kind, served.release_id, str(served.variant))
+    return slot_key(served.service_key, kind, served.release_id, str(served.variant))
 
 
 def _ask_tail(pipeline: Pipeline, key: str) -> None:
@@ -421,10 +371,5 @@ def _tail(length: int, first: Any, last: Any) -> Tail:
     if first is None or last is None:
         return Tail()
     return Tail(
-        length=length, first=read_link(_bytes(first), 1), last=read_link(_bytes(last), length)
+        length=length, first=read_link(as_bytes(first), 1), last=read_link(as_bytes(last), length)
     )
-
-
-def _bytes(data: Any) -> bytes:
-    """What Redis answered as bytes, although a client that decodes made text of it."""
-    return data.encode() if isinstance(data, str) else bytes(data)

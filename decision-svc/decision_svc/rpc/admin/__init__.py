@@ -9,10 +9,12 @@ from canary.admin.v1 import admin_pb2_grpc
 
 from decision_svc.rpc.admin.access import AccessCalls
 from decision_svc.rpc.admin.audit import AuditCalls
+from decision_svc.rpc.admin.control import ControlCalls
 from decision_svc.rpc.admin.exposure import ExposureCalls
 from decision_svc.rpc.admin.files import FileCalls
 from decision_svc.rpc.admin.guards import GuardCalls
 from decision_svc.rpc.admin.looking import LookingCalls
+from decision_svc.rpc.admin.metrics import MetricCalls
 from decision_svc.rpc.admin.overrides import OverrideCalls
 from decision_svc.rpc.admin.parts import Parts
 from decision_svc.rpc.admin.people import PeopleCalls
@@ -35,6 +37,8 @@ class AdminService(
     AuditCalls,
     ExposureCalls,
     ShadowCalls,
+    MetricCalls,
+    ControlCalls,
     admin_pb2_grpc.AdminServiceServicer,
 ):
     """All of its methods."""

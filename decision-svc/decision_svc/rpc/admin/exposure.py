@@ -9,7 +9,7 @@ from typing import Any
 
 from canary.admin.v1 import admin_pb2 as pb
 
-from decision_svc.errors import BadRequest, NotFound
+from decision_svc.errors import BadRequest
 from decision_svc.exposure.protocol import Served
 from decision_svc.rpc.admin.parts import Calls, Context
 from decision_svc.rpc.convert import VARIANTS
@@ -24,7 +24,7 @@ class ExposureCalls(Calls):
     async def GetExposure(self, request: pb.GetExposureRequest, context: Context) -> Any:
         if len(request.release_id) > MAX_ID:
             raise BadRequest(f"release_id: at most {MAX_ID} characters")
-        release_id = request.release_id or self._latest_release(request.service_key)
+        release_id = request.release_id or self._parts.latest_release(request.service_key).id
         # What this replica has not told yet; the others tell within a second.
         with suppress(StoreError):
             await self._parts.exposure.flush()
@@ -37,12 +37,3 @@ class ExposureCalls(Calls):
             if request.with_users:
                 exposure.hashed_users.extend(await self._parts.exposed.exposed_users(served))
         return answer
-
-    def _latest_release(self, service_key: str) -> str:
-        self._parts.snapshot.check_loaded()
-        policy = self._parts.snapshot.get(service_key)
-        if policy is None:
-            raise NotFound(f"there is no policy of {service_key!r}")
-        if policy.release is None:
-            raise NotFound(f"no release of {service_key!r} was ever started")
-        return policy.release.id

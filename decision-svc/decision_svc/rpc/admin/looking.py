@@ -108,7 +108,7 @@ class LookingCalls(Calls):
         return pb.ExplainResponse(decision=convert.decision(decision), stages=stages, in_force=why)
 
     async def ListOutcomes(self, request: pb.ListOutcomesRequest, context: Context) -> Any:
-        window_s = outcome_messages.window_s(request)
+        window_s = outcome_messages.window_s(request, self._parts.outcomes.kept_s)
         key = request.service_key
         found = await self._parts.outcomes.read(key, window_s)
         if not found and not (self._parts.snapshot.get(key) or self._parts.baselines.declares(key)):

@@ -80,6 +80,11 @@ class OverrideCalls(Calls):
         revision = await self._change(request, edit, f"revoke override {id_}")
         return pb.RevokeOverrideResponse(revision=revision)
 
+    async def SetOverrides(self, request: pb.SetOverridesRequest, context: Context) -> Any:
+        edit = overrides.look_in(request.header, request.cookie)
+        revision = await self._change(request, edit, "set where overrides are looked for")
+        return pb.SetOverridesResponse(revision=revision)
+
 
 def _told(request: pb.CreateOverrideRequest, signed: Signed, hash_: Hash) -> dict[str, Any]:
     """What the audit trail keeps of a token: never the token."""

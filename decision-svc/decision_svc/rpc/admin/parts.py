@@ -9,16 +9,22 @@ from typing import Any
 
 import grpc
 from canary_engine.guards import Despite
+from canary_engine.model import Release
 
 from decision_svc.audit import Audit
 from decision_svc.baselines import Baselines
 from decision_svc.changes import Edit
 from decision_svc.decider import Decider
 from decision_svc.editor import Editor, Who
+from decision_svc.errors import NotFound
 from decision_svc.exposure.collector import Collector
 from decision_svc.exposure.protocol import ExposureStore
+from decision_svc.following import Following
+from decision_svc.leases.protocol import LeaseStore
 from decision_svc.outcomes.protocol import Outcomes
 from decision_svc.overrides import Signer
+from decision_svc.records.protocol import RecordStore
+from decision_svc.reported.protocol import ReportedStore
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.protocol import AuditStore, MemberEdit, PeopleStore, PolicyStore
 
@@ -40,7 +46,21 @@ class Parts:
     links: AuditStore
     exposure: Collector
     exposed: ExposureStore
+    reported: ReportedStore
+    leases: LeaseStore
+    records: RecordStore
+    following: Following
     signer: Signer | None = None
+
+    def latest_release(self, service_key: str) -> Release:
+        """The release that is in force, or was last. Raises NotFound, NotReady."""
+        self.snapshot.check_loaded()
+        policy = self.snapshot.get(service_key)
+        if policy is None:
+            raise NotFound(f"there is no policy of {service_key!r}")
+        if policy.release is None:
+            raise NotFound(f"no release of {service_key!r} was ever started")
+        return policy.release
 
 
 class Calls:

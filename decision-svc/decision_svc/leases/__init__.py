@@ -1,0 +1,1 @@
+"""Who of several may act, and by which fencing token."""

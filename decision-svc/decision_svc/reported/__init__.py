@@ -1,0 +1,1 @@
+"""Metrics that only others know, as they report them."""
