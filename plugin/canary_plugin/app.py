@@ -37,7 +37,7 @@ async def running(settings: Settings, channel: Channel | None = None) -> AsyncIt
     troubles = Troubles(time.monotonic)
     metrics = Metrics(troubles, restarts=settings.restarts)
     deciding = Deciding(settings, troubles, metrics.decided)
-    hearing = Hearing(settings, deciding.stubs, troubles)
+    hearing = Hearing(settings, deciding.stubs, troubles, deciding.noted)
     instances = Instances(
         NAME,
         _phases(deciding, hearing, troubles, metrics),

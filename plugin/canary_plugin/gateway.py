@@ -59,6 +59,17 @@ class Headers:
             return ("; " if name == "cookie" else ", ").join(map(text, value))
         return None if value is None else text(value)
 
+    def without_cookie(self, name: str) -> list[str] | None:
+        """The lines of cookies without those of that name, byte for byte; None: there is none."""
+        raw = self._raw.get("cookie")
+        if raw is None or (name not in raw and not isinstance(raw, list)):
+            return None  # so it is nearly always
+        lines = [
+            line for line in (raw if isinstance(raw, list) else [raw]) if isinstance(line, str)
+        ]
+        kept = [_without_cookie(line, name) for line in lines]
+        return None if kept == lines else [line for line in kept if line]
+
     def possibly(self, names: Sequence[str]) -> Sequence[str]:
         """Those of ``names`` that may be there: all of them, if Kong has left headers out."""
         return names if self._is_cut() else [name for name in names if name in self._raw]
@@ -73,10 +84,11 @@ class Headers:
 class Gateway:
     """One request at Kong."""
 
-    __slots__ = ("_kong",)
+    __slots__ = ("_cookies", "_kong")
 
     def __init__(self, kong: Pdk) -> None:
         self._kong = kong
+        self._cookies: list[str] | None = None
 
     def headers(self) -> Headers:
         """The request's headers."""
@@ -127,9 +139,27 @@ class Gateway:
         self._kong.service.set_target(host, port)
         return True
 
+    def keep_cookies(self, lines: list[str]) -> None:
+        """Send the upstream these lines of cookies, which came from Kong, and no others: along
+        with the headers that are set next, else with ``finish``.
+        """
+        self._cookies = lines
+
     def set_request_headers(self, headers: Mapping[str, str]) -> None:
         """Set headers of the request to the upstream; one call for all."""
-        self._kong.service.request.set_headers({k: clean(v) for k, v in headers.items()})
+        cleaned: dict[str, Any] = {k: clean(v) for k, v in headers.items()}
+        if self._cookies:
+            lines, self._cookies = self._cookies, None
+            cleaned["cookie"] = lines[0] if len(lines) == 1 else lines
+        self._kong.service.request.set_headers(cleaned)
+
+    def finish(self) -> None:
+        """Send what waits for a call that was not made."""
+        if self._cookies:
+            self.set_request_headers({})
+        elif self._cookies is not None:
+            self._cookies = None
+            self.clear_request_header("cookie")
 
     def clear_request_header(self, name: str) -> None:
         """Remove a header from the request to the upstream."""
@@ -172,6 +202,15 @@ def text(value: Any) -> str:
     except UnicodeEncodeError:
         return value.encode("utf-8", "surrogateescape").decode("latin-1")
     return value
+
+
+def _without_cookie(line: str, name: str) -> str:
+    pairs = line.split(";")
+    kept = [pair for pair in pairs if pair.partition("=")[0].strip() != name]
+    if len(kept) == len(pairs):
+        return line
+    # The blank after a semicolon is none at the start of a line.
+    return ";".join(kept).lstrip(" ")
 
 
 def clean(value: str) -> str:

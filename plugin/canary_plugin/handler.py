@@ -72,6 +72,7 @@ class Handler:
             if not routed:
                 for name in headers.possibly(OUR_HEADERS):
                     gateway.clear_request_header(name)
+            gateway.finish()
 
     def _decide_and_route(self, gateway: Gateway, headers: Headers) -> bool:
         """Whether the request was labelled."""
@@ -119,9 +120,12 @@ class Handler:
             )
 
         projection = self._decider.projection(service_key, baseline)
+        # The upstream need not know who tests, nor see what would make it a tester.
         if projection.override_header in headers:
-            # The upstream need not know who tests, nor see what would make it a tester.
             gateway.clear_request_header(projection.override_header)
+        cookies = headers.without_cookie(projection.override_cookie)
+        if cookies is not None:
+            gateway.keep_cookies(cookies)
         try:
             return self._asked(question_by, projection)
         except Undecided as trouble:
@@ -155,7 +159,8 @@ class Handler:
         if decision.issue_cookie:
             cookie = f"{self._config.cookie}={drawn}{self._config.cookie_attributes}"
             gateway.add_cookie(cookie)
-        is_labelled = is_canary or decision.control or self._config.label_stable
+        is_told = is_canary or self._config.label_stable
+        is_labelled = is_told or decision.control
         # The Host header belongs to the backend: where the request was not sent, it is not set.
         host = decision.backend.host_header if is_sent and decision.backend else ""
         headers = {"host": host} if host else {}
@@ -163,7 +168,7 @@ class Handler:
             headers |= self._labels(service_key, decision)
         if headers:
             gateway.set_request_headers(headers)
-        if is_labelled:
+        if is_told:
             gateway.log(_logged(decision))
         if self._config.response_headers:
             gateway.set_response_header(VARIANT_HEADER, decision.variant)

@@ -8,11 +8,14 @@ from collections.abc import Callable
 
 log = logging.getLogger("canary_plugin")
 
+INTERVAL_S = 10.0
+"""How often a cause is told at most."""
+
 
 class Troubles:
     """Counts by cause. The clock gives seconds and only grows."""
 
-    def __init__(self, clock: Callable[[], float], interval_s: float = 10.0) -> None:
+    def __init__(self, clock: Callable[[], float], interval_s: float = INTERVAL_S) -> None:
         self._clock, self._interval_s = clock, interval_s
         self.counts: Counter[str] = Counter()
         self._told: dict[str, tuple[float, int]] = {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import pytest
 from dev_stack.processes import wait_until
 from dev_stack.stack import CANARY, STABLE, Stack
+from prometheus_client.parser import text_string_to_metric_families
 from support.admin import Admin, admin_of
 from support.stack import Client, client_of, running_stack, share, until_release_rules
 
@@ -61,22 +65,52 @@ def restart_everything(stack: Stack) -> None:
     stack.gateway.start()
 
 
+TOLD = ("canary_plugin_decisions_total", "canary_plugin_troubles_total")
+
+
+def said_by_plugin(stack: Stack) -> dict[str, float]:
+    """What the plugin server has counted of decisions and troubles."""
+    (*_, address) = re.findall(r"metrics=(\S+)", stack.plugin.output())
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        ", ".join(sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name in TOLD
+    }
+
+
 @asynccontextmanager
-async def load(client: Client, expected: dict[str, str]) -> AsyncIterator[Callable[[], int]]:
+async def load(
+    stack: Stack, client: Client, expected: dict[str, str]
+) -> AsyncIterator[Callable[[], int]]:
     """Requests by 8 clients while this is open, each checked for status and version.
 
-    Yields how many were answered so far.
+    Yields how many were answered so far. A wrong answer is told with who has decided since:
+    remote is the service, alone the plugin, and of those how many for which cause.
     """
     answered = 0
     users = itertools.cycle(expected)
     is_over = False
+
+    before = await asyncio.to_thread(said_by_plugin, stack)
 
     async def ask() -> None:
         nonlocal answered
         for user in users:
             if is_over:
                 return
-            assert await client.version({"x-user-id": user}) == expected[user], user
+            began = monotonic()
+            found = await client.version({"x-user-id": user})
+            if found != expected[user]:
+                took_ms = (monotonic() - began) * 1_000
+                after = await asyncio.to_thread(said_by_plugin, stack)
+                more = {name: n for name in after if (n := after[name] - before.get(name, 0))}
+                pytest.fail(
+                    f"{user} got {found} instead of {expected[user]}: answer {answered + 1}, after "
+                    f"{took_ms:.0f} ms; since the load began the plugin has counted {more}"
+                )
             answered += 1
 
     async with asyncio.TaskGroup() as group:
@@ -96,7 +130,7 @@ async def test_the_decision_service_is_killed_under_load_and_every_user_keeps_th
     stack: Stack, client: Client
 ) -> None:
     expected = await client.versions(SOME)
-    async with load(client, expected) as answered:
+    async with load(stack, client, expected) as answered:
         await until_answered(answered, 300)
         stack.decision.kill()
         await until_answered(answered, 1_000)
@@ -113,7 +147,7 @@ async def test_redis_is_killed_under_load_and_decisions_do_not_change(
         while set((await client.versions(SOME[:20])).values()) != {CANARY}:
             pass  # the change is on its way
     expected = await client.versions(SOME)
-    async with load(client, expected) as answered:
+    async with load(stack, client, expected) as answered:
         await until_answered(answered, 300)
         stack.redis.kill()
         await until_answered(answered, 1_000)

@@ -45,7 +45,8 @@ from support.service import running_service
 TEST_HEADER = {"x-canary-test": "true"}
 FORGED = {"x-canary-variant": "canary"}
 # They say that they broke, whatever becomes of the requests.
-STREAMS = {"policy-stream", "decide-stream"}
+# What is told of decisions made alone cannot be told either.
+STREAMS = {"policy-stream", "decide-stream", "outcomes-unsent"}
 USERS = [{"x-user-id": f"user-{number}"} for number in range(500)]
 
 

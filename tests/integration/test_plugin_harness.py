@@ -30,6 +30,7 @@ SEED: dict[str, Any] = yaml.safe_load((DATA / "seed-plugin.yml").read_text())["p
 ]
 # Wide enough for a slow machine where the deadline is not what is tested.
 PATIENT = {"deadline_ms": 10_000}
+PATIENT_SERVICE = {"person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
 # For a service that is not there, or tells no policies: nothing is worth waiting for.
 QUICK = {"warm_up_s": 0.05}
 # Nothing listens there, and connecting fails at once.
@@ -86,11 +87,14 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.batches: list[int] = []
         """How many questions each message of a decide stream held."""
         self.persons: list[pb.GetPersonRequest] = []
+        self.reports: list[pb.ReportOutcomesRequest] = []
         self.watched: list[pb.WatchPoliciesRequest] = []
         self.told: list[pb.WatchPoliciesResponse] = []
         self.decide: Decide = lambda request, forward: forward(request)
         self.watch: Callable[[], Awaitable[None]] = _at_once
         """Waited for before a policy stream stands."""
+        self.hold: Callable[[], Awaitable[Any]] = _at_once
+        """Waited for before each message of a policy stream is passed on."""
         self.tell: Callable[[pb.WatchPoliciesResponse], pb.WatchPoliciesResponse] = lambda m: m
         self.is_mute = False
         self.refuses_baselines = False
@@ -151,6 +155,15 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         person: pb.GetPersonResponse = await self._stub.GetPerson(request, timeout=WITHIN_S)
         return person
 
+    async def ReportOutcomes(  # noqa: N802
+        self, request: pb.ReportOutcomesRequest, context: Any
+    ) -> pb.ReportOutcomesResponse:
+        self.reports.append(request)
+        answer: pb.ReportOutcomesResponse = await self._stub.ReportOutcomes(
+            request, timeout=WITHIN_S
+        )
+        return answer
+
     async def _forward(self, request: pb.DecideRequest) -> pb.DecideResponse:
         response: pb.DecideResponse = await self._stub.Decide(request, timeout=WITHIN_S)
         return response
@@ -165,6 +178,7 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self._calls.add(call)
         try:
             async for message in call:
+                await self.hold()
                 if not self.is_mute:
                     self.told.append(message)
                     yield self.tell(message)
@@ -275,7 +289,9 @@ async def stage(
 ) -> AsyncIterator[tuple[Kong, Spy, Admin, Troubles]]:
     """Kong, plugin server, spy, real decision service; ``is_mute``: no policy is ever told."""
     async with AsyncExitStack() as later:
-        service = await later.enter_async_context(running_service(override_key=override_key))
+        service = await later.enter_async_context(
+            running_service(override_key=override_key, **PATIENT_SERVICE)
+        )
         spy, address = await later.enter_async_context(spying(service.decision_address))
         admin = await later.enter_async_context(administering(service))
         if is_mute:

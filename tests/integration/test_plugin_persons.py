@@ -62,6 +62,13 @@ async def until_variant(kong: Kong, instance: int, user: dict[str, str], variant
             pass
 
 
+async def until_copies_are_known(kong: Kong, spy: Spy, instance: int) -> None:
+    """Wait until the plugin goes by a policy that reads persons, asking for somebody else."""
+    async with asyncio.timeout(20):
+        while not spy.asked[-1].copy_epoch:
+            await kong.access(instance, OTHERS[-1])
+
+
 def is_alone(troubles: Troubles) -> bool:
     return any(cause.startswith("alone-") for cause in troubles.counts)
 
@@ -118,7 +125,7 @@ async def test_listed_users_keep_their_variant_when_the_service_is_late() -> Non
         assert troubles.counts["alone-timeout"] == len(AS_LISTED)
 
 
-async def test_a_person_is_wanted_until_there_is_a_valid_copy_and_only_where_one_is_read() -> None:
+async def test_a_person_is_wanted_until_there_is_a_valid_copy_and_told_where_one_is_read() -> None:
     async with staged("remote") as (kong, spy, admin, _, instance):
         answers = []
 
@@ -130,6 +137,8 @@ async def test_a_person_is_wanted_until_there_is_a_valid_copy_and_only_where_one
         for _ in range(3):
             await kong.access(instance, LISTED[0])
         assert [asked.want_person for asked in spy.asked] == [True, False, False]
+        epoch = (await admin.policy()).membership_epoch
+        assert [asked.copy_epoch for asked in spy.asked] == [0, epoch, epoch]
         assert [answer.HasField("person") for answer in answers] == [True, False, False]
         assert spy.persons == []
         spy.asked.clear()
@@ -139,9 +148,60 @@ async def test_a_person_is_wanted_until_there_is_a_valid_copy_and_only_where_one
         await admin.do("RemoveSegment", name="vip")
         await until(lambda: not spy.told[-1].policy.segments and spy.told[-1].service_key)
         await asyncio.sleep(0)
-        spy.asked.clear()
+        answers.clear()
         await kong.access(instance, OTHERS[0])
-        assert [asked.want_person for asked in spy.asked] == [False]
+        assert [answer.HasField("person") for answer in answers] == [False]
+
+
+async def test_what_a_newer_policy_gave_a_user_stays_before_the_gateway_has_heard_of_it() -> None:
+    """The policy stream lags, the service answers, and then it answers no more."""
+    async with staged("remote") as (kong, spy, admin, troubles, instance):
+        user = OTHERS[0]
+        assert await variants(kong, instance, [user]) == [""]  # and so much is known of them
+        spy.is_mute = True
+        await admin.do("AddMembers", segment="early", users=[user["x-user-id"]])
+        assert await variants(kong, instance, [user]) == ["canary"]
+        await spy.stop()
+        assert await variants(kong, instance, [user] * 3) == ["canary"] * 3
+        assert is_alone(troubles)
+
+
+async def test_who_is_in_the_first_segment_is_known_before_the_gateway_has_heard_of_it() -> None:
+    async with stage(decider="remote") as (kong, spy, admin, troubles):
+        await admin.release(0)
+        await spy.heard()
+        instance = await kong.start(PATIENT)
+        assert await variants(kong, instance, LISTED[:2]) == ["", ""]
+        held = asyncio.Event()
+        spy.hold = held.wait
+        await admin.do("PutSegment", segment=EARLY)
+        await admin.do("AddMembers", segment="early", users=[LISTED[0]["x-user-id"]])
+        assert await variants(kong, instance, LISTED[:2]) == ["canary", ""]
+        newest = await admin.revision()
+        held.set()
+        await until(lambda: any(m.policy.revision == newest for m in spy.told))
+        await until_copies_are_known(kong, spy, instance)
+        await spy.stop()
+        assert await variants(kong, instance, LISTED[:2]) == ["canary", ""]
+        assert is_alone(troubles)
+
+
+async def test_a_service_that_does_not_know_a_user_is_not_believed_where_the_gateway_does() -> None:
+    """Its store is late, and it has just been started: it knows nobody."""
+    async with staged("remote") as (kong, spy, _, troubles, instance):
+        assert await variants(kong, instance, LISTED[:1]) == ["canary"]
+
+        async def degraded(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+            answer: pb.DecideResponse = await forward(request)
+            stable = (await forward(pb.DecideRequest(service_key=KEY))).decision
+            answer.ClearField("person")
+            answer.decision.CopyFrom(stable)
+            answer.decision.degraded = True
+            return answer
+
+        spy.decide = degraded
+        assert await variants(kong, instance, LISTED[:2]) == ["canary", ""]
+        assert troubles.counts == {"alone-degraded": 1}
 
 
 def of_another_user(person: pb.GetPersonResponse) -> None:

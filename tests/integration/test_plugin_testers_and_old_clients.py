@@ -67,6 +67,85 @@ async def test_a_token_sends_a_tester_to_the_canary_and_ends_at_the_gateway(
     assert troubles.counts == {}
 
 
+TOLD_COOKIES = "service.request.set_headers"
+MINE = f"{COOKIE}=anything"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (f"a=1; {MINE}; b=2", "a=1; b=2"),
+        (f"{MINE}; b=2", "b=2"),
+        (f"{MINE};b=2", "b=2"),
+        (f"a=1;  {MINE}", "a=1"),
+        (f'a="x y";{MINE};  b==2= ;;c', 'a="x y";  b==2= ;;c'),
+        (f"a=1; {MINE}; {MINE}2; b=2", "a=1; b=2"),
+        (f"a=\udcff\u20ac; {MINE}; b=\x01", "a=\udcff\u20ac; b=\x01"),
+        ([f"a=1; {MINE}", "b=2"], ["a=1", "b=2"]),
+        (["a=1", MINE, "b=2"], ["a=1", "b=2"]),
+        (["a=1", MINE], "a=1"),
+    ],
+)
+@pytest.mark.parametrize("share", [0, 100])
+async def test_a_token_in_a_cookie_ends_at_the_gateway_and_no_other_cookie_does(
+    staged: Stage, share: int, sent: str | list[str], kept: str | list[str]
+) -> None:
+    kong, spy, admin, troubles = staged
+    await admin.release(share)
+    await heard_of(spy, admin)
+    instance = await kong.start(PATIENT)
+    event = await kong.access(instance, {**ALICE, "cookie": sent})
+    assert event.told["cookie"] == kept
+    # The canary is told who was chosen by the same call.
+    assert event.variant == ("canary" if share else "")
+    assert (len(event.all_args(TOLD_COOKIES)), event.cleared) == (1, [])
+    assert troubles.counts == {}
+
+
+@pytest.mark.parametrize("sent", [MINE, f" {MINE} ", f"{MINE}; {MINE}", [MINE, MINE]])
+@pytest.mark.parametrize("share", [0, 100])
+async def test_where_no_other_cookie_is_left_the_upstream_gets_none(
+    staged: Stage, share: int, sent: str | list[str]
+) -> None:
+    kong, spy, admin, _ = staged
+    await admin.release(share)
+    await heard_of(spy, admin)
+    instance = await kong.start(PATIENT)
+    event = await kong.access(instance, {**ALICE, "cookie": sent})
+    assert (event.cleared, "cookie" in event.told) == (["cookie"], False)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["a=1", f"x{MINE}", f"a={MINE}", f"{COOKIE}2=x", f"{COOKIE.upper()}=x", "", ["a=1", "b=2"]],
+)
+async def test_other_cookies_cost_no_call(staged: Stage, sent: str | list[str]) -> None:
+    kong, spy, admin, _ = staged
+    await admin.release(0)
+    await heard_of(spy, admin)
+    instance = await kong.start(PATIENT)
+    event = await kong.access(instance, {**ALICE, "cookie": sent})
+    without = await kong.access(instance, ALICE)
+    assert event.methods == without.methods
+    assert not [m for m in event.methods if m.startswith("service.")]
+
+
+async def test_a_token_in_a_cookie_ends_at_the_gateway_whatever_goes_wrong(staged: Stage) -> None:
+    """Also where the canary cannot be reached, and where the service was never heard of."""
+    kong, spy, admin, _ = staged
+    await admin.release(100)
+    await admin.do("SetOverrides", header="x-tester", cookie="tester")
+    await heard_of(spy, admin)
+    instance = await kong.start(PATIENT)
+    headers = {**ALICE, "cookie": "a=1; tester=anything; b=2"}
+    event = await kong.access(instance, headers, set_upstream=None)
+    assert (event.variant, event.told) == ("", {"cookie": "a=1; b=2"})
+    async with plugin(NOWHERE, warm_up_s=0.05) as (alone, _):
+        instance = await alone.start(PATIENT | {"deadline_ms": 50})
+        event = await alone.access(instance, {**ALICE, "cookie": f"a=1; {MINE}"})
+        assert event.told == {"cookie": "a=1"}
+
+
 @pytest.mark.parametrize("header", [HEADER, "x-tester"])
 async def test_a_token_ends_at_the_gateway_wherever_it_is(staged: Stage, header: str) -> None:
     """Also where no policy believes tokens, and where the service was never heard of."""

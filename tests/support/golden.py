@@ -18,7 +18,9 @@ def decision_document(decision: Decision) -> dict[str, Any]:
     if decision.bucket is not None:
         found["bucket"] = decision.bucket
     found |= {"release_id": decision.release_id, "policy_revision": decision.policy_revision}
-    found |= {name: True for name in ("issue_cookie", "degraded") if getattr(decision, name)}
+    found |= {
+        name: True for name in ("issue_cookie", "degraded", "control") if getattr(decision, name)
+    }
     if decision.deprecation is not None:
         found["deprecation"] = _deprecation(decision.deprecation)
     return found

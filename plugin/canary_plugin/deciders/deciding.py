@@ -19,6 +19,7 @@ from canary_plugin.deciders.protocol import Decider, Hear
 from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import DecideStream
+from canary_plugin.outcomes.noted import Noted
 from canary_plugin.settings import Settings
 from canary_plugin.troubles import Troubles
 
@@ -39,10 +40,14 @@ class Deciding:
             stubs, self.policies, persons, troubles, settings.gateway
         )
         self._decide_stream = DecideStream(stubs, troubles)
-        remote = RemoteDecider(self._decide_stream, self.policies, persons, troubles, hear)
+        self.noted = Noted()
+        """What is decided here, until the service is told."""
+        remote = RemoteDecider(
+            self._decide_stream, self.policies, persons, troubles, hear, self.noted
+        )
         self.decider: Decider = remote
         if settings.decider == "local":
-            self.decider = LocalDecider(self.policies, persons, remote, hear)
+            self.decider = LocalDecider(self.policies, persons, remote, hear, self.noted)
 
     @property
     def stubs(self) -> Stubs:

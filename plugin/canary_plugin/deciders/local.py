@@ -22,6 +22,7 @@ from canary_plugin.deciders.protocol import (
     Undecided,
     hear_nothing,
 )
+from canary_plugin.outcomes.noted import Noted
 
 
 class LocalDecider:
@@ -33,9 +34,10 @@ class LocalDecider:
         persons: Persons,
         remote: Decider,
         hear: Hear = hear_nothing,
+        noted: Noted | None = None,
     ) -> None:
         self._policies, self._persons, self._remote = policies, persons, remote
-        self._hear = hear
+        self._hear, self._noted = hear, noted or Noted()
 
     def projection(self, service_key: str, baseline: Baseline | None) -> Projection:
         """See Decider."""
@@ -47,7 +49,7 @@ class LocalDecider:
         if ruling is None:
             return self._remote.decide(question)
         if question.digest and question.digest != ruling.reads_digest:
-            return Projection(ruling.reads, ruling.reads_digest, ruling.user_id_header)
+            return self._policies.projection(question.service_key, question.baseline)
         now = datetime.now(UTC)
         answer = engine.decide(ruling, question.request, None, now)
         if not isinstance(answer, PersonNeeded):
@@ -80,8 +82,10 @@ class LocalDecider:
     ) -> Decision:
         assert isinstance(answer, Decision), "a person was given"
         self._hear(answer, "local")
+        self._noted.saw(ruling, question.request, answer)
         if ruling.shadow is not None:
             other = engine.shadowed(ruling, question.request, now, self._persons.copy)
             if other is not None:
                 self._hear(other, "shadow")
+                self._noted.compare(ruling, answer, other)
         return answer

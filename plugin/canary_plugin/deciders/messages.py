@@ -29,7 +29,11 @@ REASONS = {policy_pb.Reason.Value("REASON_" + r.name): r for r in Reason}
 
 
 def request(
-    question: Question, *, with_baseline: bool = False, want_person: bool = False
+    question: Question,
+    *,
+    with_baseline: bool = False,
+    want_person: bool = False,
+    copy_epoch: int = 0,
 ) -> pb.DecideRequest:
     """A question as a message."""
     facts, baseline = question.request, question.baseline
@@ -56,6 +60,8 @@ def request(
             message.baseline.CopyFrom(baseline_message(baseline))
     if want_person:
         message.want_person = True
+    elif copy_epoch:
+        message.copy_epoch = copy_epoch
     return message
 
 

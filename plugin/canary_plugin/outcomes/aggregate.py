@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from canary_engine.outcomes import Labels, Tally
+
+from canary_plugin.outcomes.noted import NOTHING, Notes
 
 SLOT_S = 10
 # Older than what the service keeps, outcomes are of no use to anybody.
@@ -45,8 +47,9 @@ class Batch:
     """What is told at once, as often as it takes; its id says that it is the same."""
 
     id: str
-    entries: tuple[Entry, ...]
-    uncounted: Mapping[Uncounted, int]
+    entries: tuple[Entry, ...] = ()
+    uncounted: Mapping[Uncounted, int] = field(default_factory=dict)
+    notes: Notes = NOTHING
 
 
 class Aggregate:

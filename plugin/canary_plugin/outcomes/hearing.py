@@ -14,6 +14,7 @@ from canary_plugin.handler import Handler
 from canary_plugin.outcomes.aggregate import Aggregate
 from canary_plugin.outcomes.handlers import ListeningHandler, ReportingHandler
 from canary_plugin.outcomes.ledger import Ledger
+from canary_plugin.outcomes.noted import Noted
 from canary_plugin.outcomes.receiver import Receiver
 from canary_plugin.outcomes.sender import Sender
 from canary_plugin.settings import Settings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Hearing:
     """Hears by nginx's access log, by Kong's log phase, or not at all, as the settings say."""
 
-    def __init__(self, settings: Settings, stubs: Stubs, troubles: Troubles) -> None:
+    def __init__(self, settings: Settings, stubs: Stubs, troubles: Troubles, noted: Noted) -> None:
         self._settings = settings
         aggregate = Aggregate(time.monotonic)
         self._ledger = Ledger(
@@ -39,6 +40,7 @@ class Hearing:
             self._ledger,
             troubles,
             settings.gateway,
+            noted,
             every_s=settings.outcomes_every_s,
         )
 

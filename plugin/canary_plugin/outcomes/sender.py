@@ -10,6 +10,8 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,6 +21,7 @@ from canary_engine.histogram import Histogram
 
 from canary_plugin.outcomes.aggregate import MAX_BATCH, Aggregate, Batch, Entry, Uncounted
 from canary_plugin.outcomes.ledger import Ledger
+from canary_plugin.outcomes.noted import MAX_MARKS, NOTHING, Noted, Pair, Served
 from canary_plugin.troubles import Troubles
 
 if TYPE_CHECKING:
@@ -55,11 +58,13 @@ class Sender:
         ledger: Ledger,
         troubles: Troubles,
         gateway: str,
+        noted: Noted | None = None,
         *,
         every_s: float = EVERY_S,
     ) -> None:
         self._stubs, self._aggregate, self._ledger = stubs, aggregate, ledger
         self._troubles, self._gateway, self._every_s = troubles, gateway, every_s
+        self._noted = noted or Noted()
         self._at = self._failures = 0
         self._unsent: Batch | None = None
 
@@ -87,7 +92,7 @@ class Sender:
     async def flush(self, deadline_s: float = DEADLINE_S) -> None:
         """Send all there is, or as much as the service takes."""
         for _ in range(MAX_BATCHES):
-            batch = self._unsent or self._aggregate.take()
+            batch = self._unsent or await self._next()
             if batch is None:
                 return
             self._unsent = batch
@@ -104,8 +109,16 @@ class Sender:
             self._unsent = None
             if response.unknown_service_keys:
                 self._unsent = self._without(batch, frozenset(response.unknown_service_keys))
-            elif len(batch.entries) < MAX_BATCH:
+            elif len(batch.entries) < MAX_BATCH and batch.notes.users < MAX_MARKS:
                 return
+
+    async def _next(self) -> Batch | None:
+        """The oldest outcomes there are, with what else was noted; None if there is nothing."""
+        notes = await self._noted.take()
+        batch = self._aggregate.take()
+        if batch is None:
+            return Batch(id=secrets.token_hex(16), notes=notes) if notes != NOTHING else None
+        return replace(batch, notes=notes)
 
     def _without(self, batch: Batch, unknown: frozenset[str]) -> Batch:
         """The batch that was refused whole, without what the service does not know."""
@@ -117,7 +130,7 @@ class Sender:
                 self._aggregate.drop(entry)
                 self._troubles.count("outcomes-unknown", "the service knows no such service key")
         kept = tuple(entry for entry in batch.entries if entry not in refused)
-        return Batch(id=secrets.token_hex(16), entries=kept, uncounted=batch.uncounted)
+        return replace(batch, id=secrets.token_hex(16), entries=kept)
 
     def _failed(self, batch: Batch, error: grpc.aio.AioRpcError) -> None:
         self._troubles.count("outcomes-unsent", f"{error.code().name}: {error.details()}")
@@ -125,6 +138,7 @@ class Sender:
             for entry in batch.entries:
                 self._aggregate.drop(entry)
             self._aggregate.skip_all(batch.uncounted)
+            self._noted.miss(batch.notes.users + batch.notes.unexposed)
             self._unsent = None
             return
         self._failures += 1
@@ -141,6 +155,9 @@ class Sender:
             foreign=uncounted.get(Uncounted.FOREIGN, 0),
             garbage=uncounted.get(Uncounted.GARBAGE, 0),
             dropped=uncounted.get(Uncounted.DROPPED, 0),
+            served=starmap(_served, batch.notes.served),
+            shadows=starmap(_shadow, batch.notes.shadows),
+            unexposed=batch.notes.unexposed,
         )
 
     def _series(self, entry: Entry) -> pb.OutcomeSeries:
@@ -157,6 +174,28 @@ class Sender:
             lost=tally.lost,
             cohort=policy_pb.Cohort.Value(f"COHORT_{labels.cohort.upper()}"),
         )
+
+
+def _served(served: Served, marks: Sequence[int]) -> pb.Served:
+    return pb.Served(
+        service_key=served.service_key,
+        release_id=served.release_id,
+        variant=policy_pb.Variant.Value(f"VARIANT_{served.variant.name}"),
+        marks=marks,
+    )
+
+
+def _shadow(pair: Pair, requests: int) -> pb.ShadowTally:
+    tally = pb.ShadowTally(
+        service_key=pair.service_key,
+        in_force=policy_pb.Variant.Value(f"VARIANT_{pair.in_force.name}"),
+        in_force_reason=policy_pb.Reason.Value(f"REASON_{pair.in_force_reason.name}"),
+        shadow=policy_pb.Variant.Value(f"VARIANT_{pair.shadow.name}"),
+        shadow_reason=policy_pb.Reason.Value(f"REASON_{pair.shadow_reason.name}"),
+        requests=requests,
+    )
+    tally.expires_at.FromDatetime(pair.expires_at)
+    return tally
 
 
 def _histogram(histogram: Histogram) -> pb.LatencyHistogram:
