@@ -1,0 +1,1 @@
+"""Moves releases along their plans: looks, judges, steps, tells people."""

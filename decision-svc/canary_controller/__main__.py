@@ -1,0 +1,151 @@
+"""canary-controller: moves releases along their plans; several may run, one acts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import click
+import structlog
+import uvloop
+
+from canary_controller.app import assembled, run
+from canary_controller.errors import BadSettings
+from canary_controller.settings import Settings
+
+DEFAULTS = Settings()
+
+
+class Length(click.ParamType[float]):
+    """A length of time in seconds, with or without its unit: 1s, 0.5s, 2."""
+
+    name = "length"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of seconds."""
+        try:
+            seconds = float(str(value).removesuffix("s"))
+        except ValueError:
+            self.fail(f"{value!r} is no length of time; write it like 1s", param, ctx)
+        if not 0.05 <= seconds <= 60:
+            self.fail("give 0.05s to 60s", param, ctx)
+        return seconds
+
+
+@click.command(context_settings={"auto_envvar_prefix": "CANARY_CONTROLLER"})
+@click.option(
+    "--admin",
+    default=DEFAULTS.admin,
+    help="Admin API of the decision service, host:port or unix:PATH.",
+)
+@click.option(
+    "--holder",
+    default=lambda: f"{socket.gethostname()}-{os.getpid()}",
+    show_default="host and pid",
+    help="Name of this controller; each of several needs its own.",
+)
+@click.option(
+    "--look-every",
+    "look_every_s",
+    default="1s",
+    type=Length(),
+    help="How often every release is looked at.",
+)
+@click.option(
+    "--lease-s",
+    default=DEFAULTS.lease_s,
+    type=click.IntRange(2, 300),
+    help="After so many seconds another may go on when this one is gone.",
+)
+@click.option(
+    "--call-deadline-ms",
+    default=DEFAULTS.call_deadline_ms,
+    type=click.IntRange(1),
+    help="Longest wait for the admin API.",
+)
+@click.option("--token-file", default="", help="Token shown to the admin API; read at each call.")
+@click.option("--tls-ca", default="", help="Authority (PEM) of the admin API's certificate.")
+@click.option("--tls-cert", default="", help="Certificate (PEM) shown to the admin API.")
+@click.option("--tls-key", default="", help="Its private key (PEM).")
+@click.option(
+    "--prometheus-url", default="", help="Server that answers the queries of plans; empty: none."
+)
+@click.option("--notify-file", default="", help="Channels over which people are told (YAML).")
+@click.option(
+    "--webhook-secret-file", default="", help="Secret that webhooks are signed with; empty: none."
+)
+@click.option("--reports-dir", default="", help="Where reports of releases that ended are kept.")
+@click.option(
+    "--metrics-listen", default=DEFAULTS.metrics_listen, help="Address for Prometheus (HTTP)."
+)
+@click.option("--health-listen", default="", help="Address that answers health (gRPC).")
+@click.option(
+    "--log-level",
+    default=DEFAULTS.log_level,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged, as JSON lines on standard error.",
+)
+def main(**options: Any) -> None:
+    """Move releases along their plans: look, judge, step, tell people."""
+    settings = Settings(**options)
+    _configure_logging(settings.log_level)
+    try:
+        uvloop.run(_serve(settings))
+    except BadSettings as error:
+        raise click.UsageError(str(error)) from error
+
+
+async def _serve(settings: Settings) -> None:
+    log = structlog.get_logger()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with assembled(settings) as running:
+        log.info(
+            "ready",
+            holder=settings.holder,
+            admin=settings.admin,
+            metrics=running.metrics_address,
+            **({"health": running.health.address} if running.health.address else {}),
+        )
+        await run(running, stop)
+    log.info("stopped")
+
+
+def _configure_logging(level: str) -> None:
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    lines: list[Any] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    structlog.configure(
+        processors=before + lines,
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    # What libraries have to say comes out as the same lines.
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *lines],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
+
+
+if __name__ == "__main__":
+    main()

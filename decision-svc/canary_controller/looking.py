@@ -1,0 +1,255 @@
+"""The beats measure, judge and step of one release, on what is in memory: pure but for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from canary_engine.gates import gate_states, with_since
+from canary_engine.judge.breaches import Reading
+from canary_engine.judge.slots import SLOT_S
+from canary_engine.judge.verdict import Verdict
+from canary_engine.metric_snapshot import MetricSnapshot, of_tally, value, with_value
+from canary_engine.model import BUCKETS, Cohort, Release, ReleaseStatus
+from canary_engine.outcomes import Tally
+from canary_engine.plan import GateKind
+from canary_engine.record import GateState, Point
+from canary_engine.record_size import thinned
+from canary_engine.step import Action, Because, Do, Look, current_step, next_weight, step
+from canary_engine.webhooks import questions_after, questions_before, refusal, unanswered
+
+from canary_controller import evidence
+from canary_controller.admin import FAR
+from canary_controller.evidence import slot_in
+from canary_controller.judging import Case, Judge
+from canary_controller.measuring import TOLD, Found, named, window
+from canary_controller.slots import first_slot, newest_complete, slot_of
+from canary_controller.sources.source import MetricKey
+from canary_controller.watched import Sides, Watched
+
+LOOK_ANYWAY = timedelta(seconds=5)
+"""Without anything new, conditions that must hold for a time are looked at so often."""
+NO_OUTCOMES = timedelta(minutes=1)
+RATE_SLOTS = 6
+OUTCOMES = "outcomes"
+GIVES = frozenset({Do.RAISE, Do.PROMOTE})
+_POINT_EVERY_S = 10
+
+
+def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news: bool) -> None:
+    """Take complete slots for evidence, and say what follows from all that is known."""
+    before = w.seen.slot
+    gather(w, judge, newest_complete(now))
+    is_due = w.looked_at is None or not timedelta(0) <= now - w.looked_at < LOOK_ANYWAY
+    if not (has_news or is_due or w.seen.slot != before):
+        return
+    w.looked_at = now
+    w.sides = sides(w, found, now)
+    w.missing = missing(w, found, now)
+    since = (w.seen.missing_since or now) if w.missing else None
+    w.judged = judge.look(_case(w, found, now))
+    w.seen = replace(w.seen, missing_since=since, known=w.judged.known)
+
+
+def gather(w: Watched, judge: Judge, until: int) -> None:
+    """Take the slots up to ``until`` for evidence, and keep those of the last minutes."""
+    w.seen = evidence.gathered(w.seen, w.slots, judge, w.mix, until)
+    w.heard_slot = max(w.heard_slot, w.seen.slot)
+    w.slots.forget(w.seen.slot - window(w.plan) // SLOT_S)
+
+
+def _case(w: Watched, found: Found, now: datetime) -> Case:
+    held = current_step(w.plan, w.release.share)
+    has_chosen = w.sides.chosen.performance.requests
+    return Case(
+        plan=w.plan,
+        known=w.seen.known,
+        recent=[slot_in(number, of, w.mix) for number, of in w.slots.after(w.seen.slot)],
+        drawn=values(w.sides.drawn),
+        control=values(w.sides.control),
+        chosen=values(w.sides.chosen) if has_chosen else None,
+        now=now,
+        silent={(trouble.metric, trouble.name) for trouble in found.queried.troubles},
+        is_counting=OUTCOMES not in w.missing,
+        requests=samples(w),
+        min_samples=held.min_samples if held is not None else 0,
+    )
+
+
+def step_it(w: Watched, now: datetime) -> Action:
+    """What to do now. Nobody gets more by gates that were looked at a while ago."""
+    look = look_of(w, now)
+    action = step(w.policy, look, now)
+    if action.do in GIVES:
+        w.gates = gates(w, now)
+        action = step(w.policy, replace(look, gates=w.gates), now)
+    w.action = action
+    return action
+
+
+def look_of(w: Watched, now: datetime) -> Look:
+    """What was found out, in the words of ``step``."""
+    verdict, why = w.judged.verdict, w.judged.why
+    if w.missing and verdict is not Verdict.FAIL:
+        verdict = Verdict.ERROR
+        why = "; ".join(f"no data for {what}: {said}" for what, said in sorted(w.missing.items()))
+    no = refusal(w.questions, w.record.calls)
+    return Look(
+        verdict=verdict,
+        why=why,
+        samples=samples(w),
+        requests_per_check=requests_per_check(w),
+        no_data_s=(now - w.seen.missing_since).total_seconds() if w.seen.missing_since else 0.0,
+        gates=w.gates,
+        refusal=f"webhook {no.name!r} said no{f': {no.text}' if no.text else ''}" if no else "",
+    )
+
+
+def look_around(w: Watched, now: datetime) -> None:
+    """Renew the gates, and find out who is to be asked: once nothing else stands in the way."""
+    if not w.release.is_in_force:
+        w.gates, w.questions = (), questions_after(w.policy, w.plan)
+        w.to_ask = unanswered(w.questions, w.record.calls)
+        return
+    weight = next_weight(w.plan, w.release.share)
+    w.questions = questions_before(w.policy, w.plan, weight)
+    w.gates = gates(w, now)
+    others = tuple(gate for gate in w.gates if gate.kind is not GateKind.WEBHOOK)
+    is_ready = step(w.policy, replace(look_of(w, now), gates=others), now).do in GIVES
+    w.to_ask = unanswered(w.questions, w.record.calls) if w.questions and is_ready else ()
+
+
+def gates(w: Watched, now: datetime) -> tuple[GateState, ...]:
+    """The gates before the next step as they are now."""
+    weight = next_weight(w.plan, w.release.share)
+    found = gate_states(w.policy, w.plan, weight, w.record.calls, now)
+    return with_since(found, w.gates, now)
+
+
+def note_state(w: Watched, action: Action, now: datetime) -> None:
+    """Put how it stands into the record, and a point of it once a check interval."""
+    look = look_of(w, now)
+    if w.release.is_in_force and (w.told_at == now or look.verdict != w.record.verdict):
+        w.record = replace(w.record, findings=w.judged.findings())
+    is_silent = action.because in (Because.ENDED, Because.NOTHING_TO_DO)
+    w.record = replace(
+        w.record,
+        verdict=look.verdict if w.release.is_in_force else w.record.verdict,
+        gates=w.gates,
+        waits_for=w.refused or ("" if is_silent else action.why),
+    )
+    last = w.record.points[-1] if w.record.points else None
+    weight = _weight(w.release)
+    if not w.release.is_in_force and last is not None and last.weight == weight:
+        return
+    every = timedelta(seconds=max(w.plan.check_interval_s, _POINT_EVERY_S))
+    if last is None or now - last.at >= every or last.weight != weight:
+        point = Point(
+            at=now,
+            weight=weight,
+            canary=w.sides.drawn,
+            control=w.sides.control,
+            chosen=w.sides.chosen,
+            verdict=w.record.verdict,
+            e_values=w.judged.e_values,
+        )
+        w.record = replace(w.record, points=thinned((*w.record.points, point), now))
+
+
+def sides(w: Watched, found: Found, now: datetime) -> Sides:
+    """What is known of the last minutes: outcomes, reports, and answers to the plan's queries."""
+    window_s = window(w.plan)
+    told = w.slots.sums(slot_of(now) - window_s // SLOT_S)
+    reported, queried = found.reported, found.queried
+    return Sides(
+        drawn=_side(told.get(Cohort.DRAWN), window_s, reported.get(Cohort.DRAWN), queried.canary),
+        control=_side(
+            told.get(Cohort.CONTROL), window_s, reported.get(Cohort.CONTROL), queried.stable
+        ),
+        chosen=_side(told.get(Cohort.CHOSEN), window_s, None, {}),
+    )
+
+
+def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
+    """Of each metric that the plan needs and nobody gives, why; nothing while nobody gets it."""
+    if not w.release.share or w.release.halted or not w.release.is_in_force:
+        return {}
+    needed = named((*w.plan.success, *w.plan.rollback.conditions))
+    lacks = {
+        trouble.name or str(trouble.metric): trouble.why
+        for trouble in found.queried.troubles
+        if (trouble.metric, trouble.name) in needed
+    }
+    if found.trouble:
+        lacks["reports"] = found.trouble
+    of = values(w.sides.drawn)
+    for metric, name in named(w.plan.success):
+        is_asked_for = found.at is not None and (name or str(metric)) not in lacks
+        if metric not in TOLD and is_asked_for and of(metric, name) is None:
+            lacks[name or str(metric)] = "nobody reports it"
+    if _silence(w, now) > NO_OUTCOMES:
+        lacks[OUTCOMES] = "no gateway has told of a request since the minute before"
+    return lacks
+
+
+def values(snapshot: MetricSnapshot) -> Reading:
+    """The snapshot as a function."""
+    return lambda metric, name: value(snapshot, metric, name)
+
+
+def requests_per_check(w: Watched) -> float | None:
+    """How many requests of the canary a check may expect; None before a minute was seen."""
+    oldest = w.seen.slot - window(w.plan) // SLOT_S
+    after = max(first_slot(w.seen.weight_since) - 1, oldest)
+    count = w.seen.slot - after
+    if count < RATE_SLOTS or not w.is_up_to_date:
+        return None
+    requests = w.slots.requests(Cohort.DRAWN, after, w.seen.slot)
+    return requests / (count * SLOT_S) * w.plan.check_interval_s
+
+
+def _silence(w: Watched, now: datetime) -> timedelta:
+    """For how long nobody of those who are compared has been heard of."""
+    newest = max((number for number, _ in w.slots.after(w.seen.slot)), default=w.seen.heard)
+    heard = datetime.fromtimestamp((newest + 1) * SLOT_S, UTC)
+    return now - max(heard, w.seen.weight_since, w.seen.judged_since)
+
+
+def samples(w: Watched) -> int:
+    """The canary's requests since its traffic is what it is."""
+    after = max(w.seen.slot, first_slot(w.seen.weight_since) - 1)
+    return w.seen.samples + w.slots.requests(Cohort.DRAWN, after, FAR)
+
+
+def _side(
+    tally: Tally | None,
+    window_s: int,
+    reported: MetricSnapshot | None,
+    queried: Mapping[MetricKey, float],
+) -> MetricSnapshot:
+    """One side's metrics: what outcomes tell goes before reports, a query before both."""
+    told = of_tally(tally, window_s) if tally is not None else MetricSnapshot()
+    if reported is not None:
+        told = replace(
+            told,
+            performance=replace(
+                told.performance,
+                cpu=reported.performance.cpu,
+                memory=reported.performance.memory,
+            ),
+            errors=replace(told.errors, critical=reported.errors.critical),
+            business=reported.business,
+            users=reported.users,
+            custom=reported.custom,
+        )
+    for (metric, name), number in queried.items():
+        told = with_value(told, metric, name, number)
+    return told
+
+
+def _weight(release: Release) -> int:
+    """How many get the new version, of BUCKETS."""
+    if release.status is ReleaseStatus.COMPLETED:
+        return BUCKETS
+    return release.share if release.is_in_force and not release.halted else 0

@@ -1,0 +1,113 @@
+"""What the controller counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+from collections.abc import Sequence
+
+from canary_engine.judge.verdict import Verdict
+from canary_engine.record import ReleaseRecord
+from canary_engine.step import Do
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from canary_controller.standing import Standing
+
+_TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The controller's metrics in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._ticks = Counter(
+            "canary_controller_ticks", "Ticks, by how they went.", ("result",), registry=registry
+        )
+        self._tick_s = Histogram(
+            "canary_controller_tick_seconds",
+            "How long a tick took.",
+            buckets=_TICK_S,
+            registry=registry,
+        )
+        self._lag_s = Gauge(
+            "canary_controller_lag_seconds",
+            "By how much the newest tick was late for the next.",
+            registry=registry,
+        )
+        self._lease = Gauge(
+            "canary_controller_lease_held",
+            "1 while this controller holds the lease and acts.",
+            registry=registry,
+        )
+        self._token = Gauge(
+            "canary_controller_fencing_token",
+            "Fencing token of the lease held last.",
+            registry=registry,
+        )
+        self._releases = Gauge(
+            "canary_controller_releases",
+            "Releases seen to, by the judge's newest verdict.",
+            ("verdict",),
+            registry=registry,
+        )
+        self._by_verdict = {
+            verdict: self._releases.labels(verdict or "none") for verdict in ("", *Verdict)
+        }
+        self._standing = Standing()
+        registry.register(self._standing)
+        self._writes = Counter(
+            "canary_controller_writes",
+            "Changes of policies, by action and by how they went.",
+            ("action", "result"),
+            registry=registry,
+        )
+        self._records = Counter(
+            "canary_controller_records", "Records written.", ("result",), registry=registry
+        )
+        self._messages = Counter(
+            "canary_controller_messages",
+            "Alerts over channels: delivered, failed (tried again), lost.",
+            ("channel", "result"),
+            registry=registry,
+        )
+
+    def ticked(self, took_s: float, *, is_well: bool) -> None:
+        """A tick is over."""
+        self._ticks.labels("well" if is_well else "trouble").inc()
+        self._tick_s.observe(took_s)
+
+    def late(self, lag_s: float) -> None:
+        """By how much the next tick is late."""
+        self._lag_s.set(lag_s)
+
+    def lease(self, *, is_held: bool, token: int) -> None:
+        """Whether this controller acts."""
+        self._lease.set(is_held)
+        self._token.set(token)
+
+    def releases(self, records: Sequence[ReleaseRecord]) -> None:
+        """How each release stands."""
+        self._standing.show(records)
+        found = Count(str(record.verdict) for record in records)
+        for verdict, gauge in self._by_verdict.items():
+            gauge.set(found[verdict])
+
+    def wrote(self, do: Do, result: str) -> None:
+        """A change was made, lost a race, was refused or cannot be told of."""
+        self._writes.labels(do, result).inc()
+
+    def noted(self, result: str) -> None:
+        """A record was written or not."""
+        self._records.labels(result).inc()
+
+    def delivered(self, channel: str) -> None:
+        """See notify.Counts."""
+        self._messages.labels(channel, "delivered").inc()
+
+    def failed(self, channel: str) -> None:
+        """See notify.Counts."""
+        self._messages.labels(channel, "failed").inc()
+
+    def lost(self, channel: str) -> None:
+        """See notify.Counts."""
+        self._messages.labels(channel, "lost").inc()

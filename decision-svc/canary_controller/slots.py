@@ -1,0 +1,112 @@
+"""The outcomes of one release in memory: what is still growing, and the newest that is complete.
+
+A slot is complete COMPLETE_AFTER_S after its end, by the service's clock: then all gateways have
+told what they heard, or will be too late. Complete slots are evidence, once and in order; the
+others are looked at every time and thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from canary_engine.judge.slots import SLOT_S
+from canary_engine.model import Cohort
+from canary_engine.outcomes import Tally
+
+from canary_controller.admin import OutcomeSlot
+
+COMPLETE_AFTER_S = 30
+
+Sides = Mapping[Cohort, Tally]
+
+
+def slot_of(at: datetime) -> int:
+    """The slot that a moment lies in."""
+    return int(at.timestamp() // SLOT_S)
+
+
+def first_slot(at: datetime) -> int:
+    """The first slot that begins at ``at`` or later."""
+    return -int(-at.timestamp() // SLOT_S)
+
+
+def newest_complete(now: datetime) -> int:
+    """The newest slot that is complete."""
+    return int((now.timestamp() - COMPLETE_AFTER_S) // SLOT_S) - 1
+
+
+class Slots:
+    """Tallies by slot and cohort; a tally that was heard again replaces the one before."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, dict[Cohort, Tally]] = {}
+        self._requests: dict[tuple[int, Cohort], int] = {}
+        self._changed: set[int] = set()
+        self._older: tuple[int, ...] = ()
+        self._sums: dict[Cohort, Tally] = {}
+
+    def hear(self, outcomes: Iterable[OutcomeSlot]) -> bool:
+        """Take over what is new; whether anything is."""
+        is_new = False
+        for found in outcomes:
+            key = (found.slot, found.cohort)
+            if self._requests.get(key) != found.requests:
+                self._requests[key] = found.requests
+                self._slots.setdefault(found.slot, {})[found.cohort] = found.tally()
+                self._changed.add(found.slot)
+                is_new = True
+        return is_new
+
+    def between(self, after: int, until: int) -> Sequence[tuple[int, Sides]]:
+        """The slots after ``after`` and up to ``until`` that hold anything, in order."""
+        found = sorted(slot for slot in self._slots if after < slot <= until)
+        return [(slot, self._slots[slot]) for slot in found]
+
+    def after(self, slot: int) -> Sequence[tuple[int, Sides]]:
+        """All later ones."""
+        return self.between(slot, max(self._slots, default=slot))
+
+    def sums(self, after: int) -> Sides:
+        """Statuses and latencies of all slots after ``after`` together, by cohort.
+
+        Slots before the newest are added up once: of them hardly anything changes any more.
+        """
+        numbers = sorted(slot for slot in self._slots if slot > after)
+        if not numbers:
+            return {}
+        *older, newest = numbers
+        if self._older != tuple(older) or not self._changed.isdisjoint(older):
+            self._sums = _added({}, [self._slots[slot] for slot in older])
+            self._older = tuple(older)
+        self._changed.clear()
+        return _added(self._sums, [self._slots[newest]])
+
+    def requests(self, cohort: Cohort, after: int, until: int) -> int:
+        """How many requests a cohort made in the slots after ``after`` and up to ``until``."""
+        return sum(
+            count
+            for (slot, of), count in self._requests.items()
+            if of is cohort and after < slot <= until
+        )
+
+    def forget(self, until: int) -> None:
+        """Drop the slots up to ``until``."""
+        for slot in [slot for slot in self._slots if slot <= until]:
+            for cohort in self._slots.pop(slot):
+                del self._requests[(slot, cohort)]
+
+
+def _added(sums: Sides, slots: Iterable[Sides]) -> dict[Cohort, Tally]:
+    """The sums with the slots, as values of their own where anything is added."""
+    found = dict(sums)
+    for sides in slots:
+        for cohort, tally in sides.items():
+            known = found.get(cohort)
+            if known is None or known is sums.get(cohort):
+                known = Tally(known.statuses, known.request) if known is not None else Tally()
+                known.request = known.request.copy()
+                found[cohort] = known
+            known.statuses.update(tally.statuses)
+            known.request.merge(tally.request)
+    return found

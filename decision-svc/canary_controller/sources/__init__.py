@@ -1,0 +1,1 @@
+"""Where metrics come from, besides what the gateways tell the service."""

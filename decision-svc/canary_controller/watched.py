@@ -1,0 +1,145 @@
+"""One release in memory; everything here can be read again, and is after another has acted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from canary_engine.judge.slots import SLOT_S
+from canary_engine.judge.verdict import Verdict
+from canary_engine.metric_snapshot import MetricSnapshot
+from canary_engine.model import Policy, Release
+from canary_engine.plan import Plan
+from canary_engine.record import Event, GateState, ReleaseRecord
+from canary_engine.record_size import events_with
+from canary_engine.step import Action
+from canary_engine.webhooks import Question
+
+from canary_controller import evidence
+from canary_controller.evidence import Mix, Seen
+from canary_controller.judging import Judge, Judged
+from canary_controller.measuring import window
+from canary_controller.slots import Slots
+
+SAVED_EVERY = timedelta(minutes=1)
+SAVED_AGAIN = timedelta(seconds=5)
+"""So soon a verdict that wavers is noted again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """What is known of the last minutes, by cohort."""
+
+    drawn: MetricSnapshot = field(default_factory=MetricSnapshot)
+    control: MetricSnapshot = field(default_factory=MetricSnapshot)
+    chosen: MetricSnapshot = field(default_factory=MetricSnapshot)
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """What is known of one release, and what follows from it. Its policy has release and plan.
+
+    ``heard_slot`` is the newest slot of which nothing more is to be heard; outcomes are up to date
+    or not, and then nothing is done.
+    """
+
+    policy: Policy
+    release: Release
+    plan: Plan
+    record: ReleaseRecord
+    saved: ReleaseRecord
+    seen: Seen
+    mix: Mix
+    judged: Judged
+    heard_slot: int
+    slots: Slots = field(default_factory=Slots)
+    sides: Sides = field(default_factory=Sides)
+    gates: tuple[GateState, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    questions: tuple[Question, ...] = ()
+    to_ask: tuple[Question, ...] = ()
+    action: Action | None = None
+    is_up_to_date: bool = False
+    newest_slot: int | None = None
+    looked_at: datetime | None = None
+    told_at: datetime | None = None
+    refused: str = ""
+    mistake: str = ""
+    refused_until: datetime | None = None
+
+    @property
+    def service_key(self) -> str:
+        """Its service key."""
+        return self.policy.service_key
+
+    def follow(self, policy: Policy, judge: Judge, now: datetime) -> None:
+        """Go on with another revision of the policy, of the same release."""
+        assert policy.release is not None, "it is watched"
+        assert policy.plan is not None, "it is watched"
+        before, self.release = self.release, policy.release
+        self.policy, self.plan = policy, policy.plan
+        self.seen = evidence.renewed(self.seen, self.release, self.plan, judge, now)
+        if (before.share, before.control) != (self.release.share, self.release.control):
+            self.mix = Mix(share=self.release.share, control=self.release.control, since=now)
+        self.refused, self.refused_until, self.told_at = "", None, None
+
+    def note(self, event: Event) -> None:
+        """Note what was done or seen."""
+        self.record = replace(self.record, events=events_with(self.record.events, event))
+
+    def has_noted(self, what: str) -> bool:
+        """Whether that was done or seen before."""
+        return any(event.what == what for event in self.record.events)
+
+    def is_to_save(self, now: datetime) -> bool:
+        """Whether the record is to be written: about once a minute, and when anything happens."""
+        at = self.saved.written_at
+        if at is None or now - at >= SAVED_EVERY or now < at:
+            return True
+        if _happenings(self.record) != _happenings(self.saved):
+            return True
+        return _state(self.record) != _state(self.saved) and now - at >= SAVED_AGAIN
+
+
+def begin(
+    policy: Policy, record: ReleaseRecord | None, judge: Judge, now: datetime
+) -> Watched | None:
+    """A release that was not watched; None for one without a plan, which is people's alone."""
+    release, plan = policy.release, policy.plan
+    if release is None or plan is None or not plan.steps:
+        return None
+    found = record or ReleaseRecord(
+        service_key=policy.service_key,
+        release_id=release.id,
+        stable_version=_stable_version(policy),
+    )
+    seen = evidence.read(found.evidence, plan) if found.evidence else None
+    seen = seen or evidence.begin(release, plan, judge, now)
+    seen = evidence.renewed(seen, release, plan, judge, now)
+    return Watched(
+        policy=policy,
+        release=release,
+        plan=plan,
+        record=found,
+        saved=found,
+        seen=seen,
+        mix=Mix(share=release.share, control=release.control, since=now),
+        heard_slot=seen.slot - window(plan) // SLOT_S,
+        judged=Judged(verdict=Verdict.INCONCLUSIVE, why="", known=seen.known),
+        gates=found.gates,
+    )
+
+
+def _stable_version(policy: Policy) -> str:
+    stable = next((v.version for v in policy.versions if v.status == "stable"), "")
+    is_promoted = policy.release is not None and policy.release.version == stable
+    return "" if is_promoted else stable
+
+
+def _happenings(record: ReleaseRecord) -> Sequence[object]:
+    return (record.events, record.alerts, record.calls, record.gates, record.is_closed)
+
+
+def _state(record: ReleaseRecord) -> Sequence[object]:
+    return (record.verdict, record.waits_for)

@@ -1,0 +1,190 @@
+"""Releases that move by themselves: real Redis, real traffic through the gateway, a controller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from canary.record.v1 import record_pb2
+from canary_documents import to_document
+from dev_stack.stack import CANARY, CANARY_UPSTREAM, STABLE, Stack
+from support.admin import Admin, admin_of
+from support.load import Load, User, load, until
+from support.prometheus_server import running_prometheus
+from support.stack import running_stack
+
+WITHIN_S = 150.0
+SERVICE_KEY = "private"
+"""A service whose gateway declares no canary of its own that would rule after the release."""
+STEPS = (5.0, 25.0, 50.0)
+PLAN: dict[str, Any] = {
+    "steps": [{"weight": weight, "hold": "3s", "min_samples": 20} for weight in STEPS],
+    "check_interval": "1s",
+}
+QUERY = {"metric": "custom", "name": "decisions", "promql": "sum(canary_decisions_total)"}
+VERSIONS = [
+    {"version": STABLE, "status": "stable"},
+    {"version": CANARY, "backend": {"upstream": CANARY_UPSTREAM}},
+]
+USERS = [
+    User(
+        name=f"user-{number}",
+        headers={
+            "x-user-id": f"user-{number}",
+            "x-user-tier": "premium" if number % 4 == 0 else "free",
+        },
+        version=STABLE,
+        why="the draw",
+        path="/private/hello",
+    )
+    for number in range(400)
+]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running_stack(controller=()) as running:
+        yield running
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Iterator[Admin]:
+    with admin_of(stack.admin_address, SERVICE_KEY) as found:
+        yield found
+
+
+@asynccontextmanager
+async def releasing(
+    stack: Stack,
+    admin: Admin,
+    *fault: str,
+    percentage: float = 5,
+    plan: dict[str, Any] = PLAN,
+) -> AsyncIterator[Load]:
+    """Traffic, and a release of a version that may be a bad one."""
+    stack.upstreams[CANARY].stop()
+    stack.start_upstream(CANARY, *fault)
+    admin.end()
+    admin("Apply", policy={"plan": plan, "versions": VERSIONS}, prune=True)
+    despite = "another build has its name"
+    admin("StartRelease", version=CANARY, percentage=percentage, despite_rollback=despite)
+    async with load(stack.gateway.address, USERS, clients=16) as found:
+        yield found
+
+
+def release_of(admin: Admin) -> dict[str, Any]:
+    """The release as it is stored."""
+    return to_document(admin("GetPolicy", service_key=admin.service_key).policy.release)
+
+
+def record_of(admin: Admin) -> record_pb2.ReleaseRecord:
+    """What the controller has noted."""
+    found: record_pb2.ReleaseRecord = admin("GetRecord", service_key=admin.service_key).record
+    return found
+
+
+async def ends(admin: Admin, status: str) -> None:
+    """Wait until the release ends, as it should."""
+    ended = ("completed", "rolled-back", "abandoned")
+    await until(lambda: release_of(admin)["status"] in ended, status, WITHIN_S)
+    assert release_of(admin)["status"] == status, record_of(admin).events
+
+
+def weights(admin: Admin) -> list[float]:
+    """The weights that the release has had, each once for as long as it lasted."""
+    found: list[float] = []
+    for change in reversed(admin("ListChanges", service_key=admin.service_key).changes):
+        then = admin("GetPolicy", service_key=admin.service_key, revision=change.revision).policy
+        if then.release.id == release_of(admin)["id"]:
+            weight = then.release.percentage
+            found += [weight] if found[-1:] != [weight] else []
+    return found
+
+
+def check_failures(found: Load) -> None:
+    """Whatever failed was the bad version's own answer."""
+    for answer in found.failed:
+        assert answer.status == 500, found.summary()
+        assert f'"{CANARY}"' in answer.version, found.summary()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("--fail", "0.3"),
+        ("--delay-ms", "300"),
+        ("--fail", "0.9", "--only", "x-user-tier=premium"),
+    ],
+    ids=["errors", "latency", "only-premium"],
+)
+async def test_a_bad_version_is_rolled_back_and_only_its_own_answers_fail(
+    stack: Stack, admin: Admin, fault: tuple[str, ...]
+) -> None:
+    async with releasing(stack, admin, *fault) as found:
+        await ends(admin, "rolled-back")
+        await until(lambda: record_of(admin).events[-1:], "an event")
+        await found.round()  # every gateway has heard of it
+        found.seen.clear()
+        await found.round()
+    check_failures(found)
+    assert {version for seen in found.seen.values() for version in seen} == {STABLE}
+    done = record_of(admin).events[-1]
+    assert done.what == "rolled-back"
+    assert "proof" in done.why or "should be" in done.why
+    assert done.revision == admin("GetPolicy", service_key=admin.service_key).policy.revision
+    assert set(weights(admin)) <= {*STEPS, 0.0}
+
+
+async def test_a_release_is_held_while_prometheus_is_gone_and_goes_on_when_it_is_back(
+    stack: Stack, admin: Admin
+) -> None:
+    plan = PLAN | {
+        "queries": [QUERY],
+        "success": [{"metric": "custom", "name": "decisions", "min": 1}],
+        "promote": False,
+    }
+    port = int(stack.metrics_address.rpartition(":")[2])
+    with running_prometheus(port) as prometheus:
+        restart_controller(stack, "--prometheus-url", prometheus.url)
+        async with releasing(stack, admin, percentage=0, plan=plan) as found:
+            await until(lambda: release_of(admin).get("percentage") == 25, "25 %", WITHIN_S)
+            prometheus.stop()
+            await until(lambda: is_told(admin, "no-data"), "an alert", WITHIN_S)
+            # A raise may have been under way when it went; nothing came after it.
+            assert weights(admin) in ([0.0, 5.0, 25.0], [0.0, *STEPS])
+            assert "no data for decisions" in record_of(admin).waits_for
+            prometheus.start()
+            await until(lambda: record_of(admin).waits_for.startswith("the last"), "end", WITHIN_S)
+        assert not found.failed, found.summary()
+    assert weights(admin) == [0.0, *STEPS]
+    assert release_of(admin)["status"] == "in-progress"
+
+
+def restart_controller(stack: Stack, *options: str) -> None:
+    """The controller with other options; what it notes is in the service."""
+    stack.controller.stop()
+    stack.start_controller(*options)
+
+
+def is_told(admin: Admin, key: str) -> bool:
+    """Whether people have heard of an alert."""
+    return any(alert.key == key and alert.HasField("told_at") for alert in record_of(admin).alerts)
+
+
+async def test_a_good_version_goes_through_the_steps_and_is_promoted(
+    stack: Stack, admin: Admin
+) -> None:
+    async with releasing(stack, admin, percentage=0) as found:
+        await ends(admin, "completed")
+        await found.round()
+        found.seen.clear()
+        await found.round()
+    assert not found.failed, found.summary()
+    assert {version for seen in found.seen.values() for version in seen} == {CANARY}
+    assert weights(admin) == [0.0, *STEPS]
+    statuses = admin("GetPolicy", service_key=admin.service_key).policy.versions
+    assert [to_document(version)["status"] for version in statuses] == ["deprecated", "stable"]
+    await until(lambda: record_of(admin).is_closed, "the end is verified", WITHIN_S)
+    assert [event.what for event in record_of(admin).events][-2:] == ["promoted", "verified"]

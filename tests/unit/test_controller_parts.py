@@ -1,0 +1,373 @@
+"""The controller's parts by themselves: slots, evidence, lease, ends of releases, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from canary_controller import evidence, slots
+from canary_controller.admin import Answered, Lease, OutcomeSlot
+from canary_controller.ending import End, Ended, verification
+from canary_controller.errors import Unreachable
+from canary_controller.evidence import Mix, Seen
+from canary_controller.judging import EngineJudge
+from canary_controller.lease import Lease as HeldLease
+from canary_controller.rpc import messages
+from canary_controller.rpc.points import PointMessages
+from canary_controller.slots import COMPLETE_AFTER_S, Slots
+from canary_engine.judge.slots import SLOT_S
+from canary_engine.judge.verdict import Verdict
+from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
+from canary_engine.model import Cohort, Release, ReleaseStatus
+from canary_engine.outcomes import Tally
+from canary_engine.plan import Comparison, GateKind, Occasion, Plan, PlanStep
+from canary_engine.record import (
+    PROMOTION,
+    Alert,
+    Answer,
+    Event,
+    Finding,
+    GateState,
+    Point,
+    ReleaseRecord,
+    Severity,
+    WebhookCall,
+)
+from canary_engine.record_size import MOST_POINTS, thinned
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PLAN = Plan(steps=(PlanStep(weight=5_000),))
+RELEASE = Release(
+    id="r1",
+    version="v2",
+    status=ReleaseStatus.IN_PROGRESS,
+    share=5_000,
+    salt="r1",
+    started_at=NOW,
+    judged_since=NOW,
+    weight_since=NOW,
+)
+FIRST = slots.first_slot(NOW)
+MIX = Mix(share=5_000, control=20_000, since=NOW)
+JUDGE = EngineJudge()
+
+
+def heard(slot: int, cohort: Cohort, requests: int, errors: int = 0) -> OutcomeSlot:
+    tally = Tally()
+    for number in range(requests):
+        tally.add(500 if number < errors else 200, 1_000 + number, None)
+    return OutcomeSlot(slot=slot, cohort=cohort, requests=requests, tally=lambda: tally)
+
+
+# Slots
+
+
+def test_a_slot_is_complete_half_a_minute_after_its_end() -> None:
+    end = datetime.fromtimestamp((FIRST + 1) * SLOT_S, UTC)
+    whole = end + timedelta(seconds=COMPLETE_AFTER_S)
+    assert slots.newest_complete(whole) == FIRST
+    assert slots.newest_complete(whole - timedelta(milliseconds=1)) == FIRST - 1
+
+
+@given(st.floats(0, 4e9))
+def test_the_first_slot_after_a_moment_begins_at_it_or_within_ten_seconds(at_s: float) -> None:
+    begins = slots.first_slot(datetime.fromtimestamp(at_s, UTC)) * SLOT_S
+    assert 0 <= begins - round(at_s, 6) < SLOT_S + 1e-5
+
+
+def test_what_was_heard_before_is_no_news_and_is_not_read_again() -> None:
+    found = Slots()
+    assert found.hear([heard(FIRST, Cohort.DRAWN, 3)])
+    unread = replace(heard(FIRST, Cohort.DRAWN, 3), tally=_fails)
+    assert not found.hear([unread])
+    assert found.hear([heard(FIRST, Cohort.DRAWN, 4)])
+    assert found.requests(Cohort.DRAWN, FIRST - 1, FIRST) == 4
+
+
+def _fails() -> Tally:
+    raise AssertionError("nobody reads it")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.sampled_from(list(Cohort)[1:]), st.integers(1, 9)),
+        max_size=30,
+    ),
+    st.integers(-1, 6),
+)
+def test_sums_of_slots_are_those_of_all_their_tallies_however_they_came(
+    told: list[tuple[int, Cohort, int]], after: int
+) -> None:
+    found, newest = Slots(), dict[tuple[int, Cohort], int]()
+    for slot, cohort, requests in told:
+        found.hear([heard(slot, cohort, requests)])
+        newest[slot, cohort] = requests
+        found.sums(after)
+    expected: dict[Cohort, int] = {}
+    for (slot, cohort), requests in newest.items():
+        if slot > after:
+            expected[cohort] = expected.get(cohort, 0) + requests
+    sums = found.sums(after)
+    assert {cohort: tally.requests for cohort, tally in sums.items()} == expected
+    assert {cohort: tally.request.count for cohort, tally in sums.items()} == expected
+
+
+# Evidence
+
+
+def seen() -> Seen:
+    return evidence.begin(RELEASE, PLAN, JUDGE, NOW)
+
+
+def a_minute() -> Slots:
+    found = Slots()
+    for slot in range(FIRST, FIRST + 6):
+        found.hear([heard(slot, Cohort.DRAWN, 20, errors=4), heard(slot, Cohort.CONTROL, 80)])
+    return found
+
+
+def test_whoever_goes_on_from_what_was_kept_has_seen_exactly_the_same() -> None:
+    """Slots at once, or in two parts with a restart in between."""
+    at_once = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5)
+    half = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 2)
+    kept = evidence.read(evidence.text(half), PLAN)
+    assert kept == half
+    assert evidence.gathered(kept, a_minute(), JUDGE, MIX, FIRST + 5) == at_once
+    assert at_once.samples == 120
+
+
+def test_a_slot_is_taken_for_evidence_once() -> None:
+    once = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5)
+    assert evidence.gathered(once, a_minute(), JUDGE, MIX, FIRST + 5) == once
+    assert evidence.gathered(once, a_minute(), JUDGE, MIX, FIRST + 3) == once
+
+
+def test_outcomes_from_before_a_release_is_judged_are_no_evidence() -> None:
+    late = replace(RELEASE, judged_since=NOW + timedelta(seconds=25))
+    found = evidence.begin(late, PLAN, JUDGE, NOW)
+    found = evidence.gathered(found, a_minute(), JUDGE, MIX, FIRST + 5)
+    fresh = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5)
+    assert found.slot == FIRST + 5
+    assert found.known != fresh.known
+    assert found.samples == 60
+
+
+def test_a_release_that_is_kept_or_resumed_is_judged_anew_and_a_raise_counts_samples_anew() -> None:
+    whole = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5)
+    later = NOW + timedelta(minutes=5)
+    raised = evidence.renewed(whole, replace(RELEASE, weight_since=later), PLAN, JUDGE, later)
+    assert (raised.samples, raised.known) == (0, whole.known)
+    kept = evidence.renewed(whole, replace(RELEASE, judged_since=later), PLAN, JUDGE, later)
+    assert kept.known == JUDGE.begin(PLAN)
+    assert evidence.renewed(whole, RELEASE, PLAN, JUDGE, later) == whole
+
+
+def test_what_a_clock_that_was_ahead_has_seen_is_nothing_to_go_on_with() -> None:
+    ahead = replace(seen(), slot=FIRST + 1_000)
+    again = evidence.renewed(ahead, RELEASE, PLAN, JUDGE, NOW + timedelta(minutes=1))
+    assert again.slot <= slots.newest_complete(NOW + timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("kept", ["", "{}", "[]", '{"version": 99}', "no JSON", '{"version": 1}'])
+def test_evidence_that_cannot_be_read_is_none(kept: str) -> None:
+    assert evidence.read(kept, PLAN) is None
+
+
+def test_evidence_by_another_plan_is_none() -> None:
+    kept = evidence.text(evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5))
+    assert evidence.read(kept, PLAN) is not None
+    assert evidence.read(kept, replace(PLAN, comparison=Comparison(margin=50))) is None
+
+
+def test_how_much_traffic_is_expected_is_unknown_where_the_weights_have_changed() -> None:
+    assert MIX.expected(FIRST) is None
+    assert MIX.expected(FIRST + 1) == 0.2
+    assert Mix(share=60_000, control=100_000, since=NOW).expected(FIRST + 1) == 0.6
+    assert Mix(share=5_000, control=0, since=NOW).expected(FIRST + 1) is None
+
+
+# The lease
+
+
+class Service:
+    """Gives the lease as it is told to, or does not answer."""
+
+    def __init__(self) -> None:
+        self.answer: Lease | None = Lease(is_held=True, holder="me", token=7, left_s=9)
+        self.asked = 0
+        self.while_asked: Callable[[], None] = lambda: None
+
+    async def hold_lease(self, holder: str, valid_s: int) -> Lease:
+        self.asked += 1
+        self.while_asked()
+        if self.answer is None:
+            raise Unreachable("gone")
+        return self.answer
+
+    async def drop_lease(self, holder: str) -> None:
+        self.answer = None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_lease_is_asked_for_again_after_a_third_of_its_time() -> None:
+    service, clock = Service(), Clock()
+    lease = HeldLease(service, "me", 9, clock)
+    for seconds, asked in ((0, 1), (2.9, 1), (3, 2), (3.1, 2)):
+        clock.now = 1_000 + seconds
+        assert await lease.hold()
+        assert service.asked == asked
+    assert lease.token == 7
+
+
+async def test_a_lease_counts_from_before_it_was_asked_for() -> None:
+    service, clock = Service(), Clock()
+    lease = HeldLease(service, "me", 9, clock)
+    service.while_asked = lambda: setattr(clock, "now", clock.now + 8)
+    assert await lease.hold()
+    clock.now += 1
+    assert not lease.is_held
+
+
+async def test_a_service_that_is_silent_costs_the_lease_only_when_it_has_run_out() -> None:
+    service, clock = Service(), Clock()
+    lease = HeldLease(service, "me", 9, clock)
+    await lease.hold()
+    service.answer = None
+    clock.now += 8
+    assert await lease.hold()
+    clock.now += 1
+    with pytest.raises(Unreachable):
+        await lease.hold()
+
+
+async def test_a_lease_that_another_holds_is_not_ours() -> None:
+    service, clock = Service(), Clock()
+    lease = HeldLease(service, "me", 9, clock)
+    service.answer = Lease(is_held=False, holder="other", token=8, left_s=5)
+    assert not await lease.hold()
+    assert (lease.other, lease.token) == ("other", 0)
+
+
+# The end of a release
+
+
+def noted(**rates: float) -> ReleaseRecord:
+    """A record with one point, at these error rates."""
+    sides = {side: MetricSnapshot(errors=Errors(rate=rate)) for side, rate in rates.items()}
+    point = Point(at=NOW, weight=5_000, **sides)
+    return ReleaseRecord(service_key="shop", release_id="r1", points=(point,))
+
+
+BACK = replace(RELEASE, status=ReleaseStatus.ROLLED_BACK, ended_at=NOW)
+UP = replace(RELEASE, status=ReleaseStatus.COMPLETED, ended_at=NOW)
+WELL = Ended(canary_requests=0, stable=Answered(1_000, 5))
+
+
+@pytest.mark.parametrize(
+    ("release", "ended", "after_s", "end"),
+    [
+        (BACK, WELL, 61, End.PENDING),
+        (BACK, WELL, 62, End.VERIFIED),
+        (BACK, replace(WELL, canary_requests=1), 62, End.PENDING),
+        (BACK, replace(WELL, canary_requests=1), 601, End.UNVERIFIED),
+        (BACK, replace(WELL, stable=None), 62, End.PENDING),
+        (BACK, replace(WELL, stable=Answered(1_000, 100)), 601, End.UNVERIFIED),
+        (BACK, replace(WELL, stable=Answered(19, 19)), 62, End.VERIFIED),
+        (BACK, replace(WELL, stable=Answered(0, 0)), 62, End.VERIFIED),
+        (UP, replace(WELL, canary_requests=9), 62, End.VERIFIED),
+        (UP, replace(WELL, stable=Answered(1_000, 100)), 62, End.PENDING),
+    ],
+)
+def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
+    release: Release, ended: Ended, after_s: float, end: End
+) -> None:
+    found, why = verification(
+        release, noted(canary=0.5, control=0.5), ended, NOW + timedelta(seconds=after_s)
+    )
+    assert found is end
+    assert why
+
+
+# Records and messages
+
+
+def test_points_are_the_fewer_the_older_and_none_is_lost_at_which_the_weight_changed() -> None:
+    points = [
+        Point(at=NOW + timedelta(seconds=10 * n), weight=5_000 if n < 5_000 else 25_000)
+        for n in range(10_000)
+    ]
+    now = points[-1].at
+    kept = thinned(points, now)
+    assert len(kept) <= MOST_POINTS
+    assert kept[-1] is points[-1]
+    assert points[5_000] in kept
+    newest = [point for point in kept if now - point.at <= timedelta(minutes=15)]
+    assert len(newest) == 91
+    assert thinned(kept, now) == kept
+
+
+WHOLE = MetricSnapshot(
+    performance=Performance(avg_ms=1.5, p95_ms=9.0, requests=10, cpu=12.5),
+    errors=Errors(rate=0.5, count=2, by_type={500: 2, 404: 1}, critical=0),
+    business=Business(revenue=12.0, feature_usage={"cart": 3.0}),
+    users=Users(satisfaction=4.5),
+    custom={"carts": 2.0},
+)
+RECORD = ReleaseRecord(
+    service_key="shop",
+    release_id="r1",
+    stable_version="v1",
+    written_at=NOW,
+    fence=3,
+    evidence="{}",
+    points=(
+        Point(at=NOW, weight=5_000, canary=WHOLE, verdict="pass", e_values={"errors": 1.5}),
+        Point(at=NOW, weight=0),
+    ),
+    alerts=(Alert(key="a", severity=Severity.WARNING, title="t", since=NOW, told_at=NOW),),
+    gates=(GateState(weight=PROMOTION, kind=GateKind.WEBHOOK, name="qa", since=NOW),),
+    calls=(
+        WebhookCall(
+            name="qa", occasion=Occasion.PROMOTE, weight=PROMOTION, at=NOW, answer=Answer.NOT_YET
+        ),
+    ),
+    events=(Event(at=NOW, what="raised", why="because", revision=7),),
+    verdict="inconclusive",
+    findings=(Finding(metric="errors", verdict="fail", e_value=0.0, ratio_high=3.5),),
+    waits_for="somebody",
+    is_closed=True,
+)
+
+
+@pytest.mark.parametrize(
+    "record", [RECORD, ReleaseRecord(service_key="shop", release_id="r2", written_at=NOW)]
+)
+def test_a_record_comes_back_from_its_message_as_it_was(record: ReleaseRecord) -> None:
+    message = messages.record_message(record, PointMessages().of(record))
+    assert messages.record(type(message).FromString(message.SerializeToString())) == record
+
+
+def test_a_verdict_from_the_future_is_none() -> None:
+    message = messages.record_message(RECORD, [])
+    message.verdict = 99  # type: ignore[assignment]
+    assert messages.record(message).verdict == ""
+    assert set(Verdict) == {"pass", "fail", "inconclusive", "error"}
+
+
+def test_the_message_of_a_point_is_made_once() -> None:
+    known = PointMessages()
+    record = replace(RECORD, is_closed=False)
+    first = known.of(record)
+    more = replace(record, points=(*record.points, Point(at=NOW, weight=1)))
+    assert [a is b for a, b in zip(first, known.of(more), strict=False)] == [True, True]
