@@ -15,12 +15,14 @@ from canaryctl import errors
 from canaryctl.commands.api_version import api_version
 from canaryctl.commands.apply import apply, diff, export
 from canaryctl.commands.audit import audit
+from canaryctl.commands.checklist import checklist
 from canaryctl.commands.completion import COMPLETE_VARIABLE, completion
 from canaryctl.commands.explain import explain
 from canaryctl.commands.flag import flag
 from canaryctl.commands.guards import approvals, approve, freeze, guards
 from canaryctl.commands.halt import halt
 from canaryctl.commands.members import segment
+from canaryctl.commands.metrics import metrics
 from canaryctl.commands.outcomes import outcomes
 from canaryctl.commands.override import override
 from canaryctl.commands.plan import plan_lint
@@ -28,7 +30,9 @@ from canaryctl.commands.policy import history, policy
 from canaryctl.commands.profile import profile
 from canaryctl.commands.reading import bucketing, compatibility, identity
 from canaryctl.commands.release import percentage, release
+from canaryctl.commands.rendering import render
 from canaryctl.commands.replay import replay_
+from canaryctl.commands.report import report
 from canaryctl.commands.rule import rule
 from canaryctl.commands.shadow import shadow
 from canaryctl.commands.status import baselines, status
@@ -146,6 +150,8 @@ for command in (
     status, version, release, percentage, halt, approve, approvals, guards, freeze,
     rule, whitelist, segment, flag, bucketing, identity,
     compatibility, api_version, override, profile, diff, apply, export, replay_, plan_lint,
-    shadow, policy, baselines, outcomes, history, audit, explain, whoami, token, completion,
+    checklist, report,
+    shadow, render, policy, baselines, outcomes, metrics, history, audit, explain, whoami, token,
+    completion,
 ):  # fmt: skip
     cli.add_command(command)

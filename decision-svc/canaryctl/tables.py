@@ -27,6 +27,7 @@ from canaryctl.render import (
 SHORT_HASH = 12
 OUTCOME_HEADINGS = (
     "version", "variant", "release", "requests", "errors", "p50", "p95", "p99", "lost",
+    "compared",
 )  # fmt: skip
 FREEZE_HEADINGS = ("name", "start", "end", "time zone", "why")
 APPROVAL_HEADINGS = ("id", "move", "version", "up to", "by", "at", "until")
@@ -477,7 +478,7 @@ def _stage(s: admin_pb2.Stage) -> tuple[str, ...]:
 def outcomes(service: str, window_s: int, found: Iterable[admin_pb2.VersionOutcomes]) -> str:
     """What became of the latest requests."""
     title = f"outcomes of {service}, last {window_s} s"
-    return section(title, OUTCOME_HEADINGS, map(_outcomes, found))
+    return section(title, *filled(OUTCOME_HEADINGS, map(_outcomes, found)))
 
 
 def _outcomes(o: admin_pb2.VersionOutcomes) -> tuple[str, ...]:
@@ -491,4 +492,5 @@ def _outcomes(o: admin_pb2.VersionOutcomes) -> tuple[str, ...]:
         percent(round(100 * o.errors / o.requests, 3)) if has_any else NOTHING,
         *(f"{latency:.0f} ms" if has_any else NOTHING for latency in latencies),
         f"{o.lost:,}",
+        listed(f"{word(policy_pb2.Cohort.DESCRIPTOR, c.cohort)} {c.requests:,}" for c in o.cohorts),
     )

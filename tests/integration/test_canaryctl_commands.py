@@ -566,3 +566,100 @@ def test_outcomes_are_shown_by_version_with_errors_and_latencies(
 
 def test_outcomes_of_a_service_that_nobody_declares_are_not_found(ctl: Canaryctl) -> None:
     assert ctl.refused("outcomes nobody-s", 1)["code"] == "not-found"
+
+
+# Metrics
+
+
+def report_outcomes(ctl: Canaryctl, service: Running, *cohorts: tuple[str, dict[int, int]]) -> None:
+    """Tell the service of outcomes of the release, by cohort and status, each of 20 ms."""
+    release_id = ctl.read("release show SHOP")["release"]["id"]
+    series = []
+    for cohort, statuses in cohorts:
+        count = sum(statuses.values())
+        times = decision_pb2.LatencyHistogram(
+            buckets=[bucket_of(20_000)], counts=[count], sum_us=20_000 * count
+        )
+        is_control = cohort == "CONTROL"
+        one = decision_pb2.OutcomeSeries(
+            service_key=ctl.shop,
+            version="v1" if is_control else "v2",
+            variant=policy_pb2.VARIANT_STABLE if is_control else policy_pb2.VARIANT_CANARY,
+            release_id=release_id,
+            cohort=policy_pb2.Cohort.Value(f"COHORT_{cohort}"),
+            statuses=statuses,
+            request=times,
+        )
+        series.append(one)
+    report = decision_pb2.ReportOutcomesRequest(batch_id=ctl.shop, series=series)
+    with grpc.insecure_channel(service.decision_address) as channel:
+        decision_pb2_grpc.DecisionServiceStub(channel).ReportOutcomes(report, timeout=30)
+
+
+def test_outcomes_say_how_many_are_compared(ctl: Canaryctl, service: Running) -> None:
+    ctl.with_release()
+    report_outcomes(ctl, service, ("DRAWN", {200: 8}), ("CHOSEN", {200: 3, 500: 1}))
+    assert "drawn 8, chosen 4" in ctl.ok("outcomes SHOP")
+    (found,) = ctl.read("outcomes SHOP")["outcomes"]
+    assert found["requests"] == 12
+    assert found["cohorts"] == [
+        {"cohort": "drawn", "requests": 8},
+        {"cohort": "chosen", "requests": 4, "errors": 1},
+    ]
+
+
+def test_metrics_stand_beside_each_other_with_their_differences(
+    ctl: Canaryctl, service: Running
+) -> None:
+    ctl.with_release()
+    cohorts = ("DRAWN", {200: 98, 500: 2}), ("CONTROL", {200: 398, 404: 1, 502: 1})
+    report_outcomes(ctl, service, *cohorts, ("CHOSEN", {200: 7}))
+    for version, value in (("v1", 4.5), ("v2", 3.6)):
+        line = f"metrics report SHOP --version {version} --metric satisfaction --value {value}"
+        assert ctl.ok(line) == f"reported satisfaction of {version}\n"
+    found = ctl.read("metrics compare SHOP --window 10m")
+    assert found["versions"] == {"canary": "v2", "control": "v1", "chosen": "v2"}
+    assert (found["window_s"], found["service_key"]) == (600, ctl.shop)
+    by_name = {line["metric"]: line for line in found["metrics"]}
+    assert by_name["error-rate"] == {
+        **{"metric": "error-rate", "unit": "%", "canary": 2, "control": 0.25, "chosen": 0},
+        **{"difference": 1.75, "difference_percent": 700},
+    }
+    assert by_name["satisfaction"] == {
+        **{"metric": "satisfaction", "canary": 3.6, "control": 4.5},
+        **{"difference": -0.9, "difference_percent": -20},
+    }
+    assert by_name["requests"]["chosen"] == 7
+    assert by_name["answers 404"] == {"metric": "answers 404", "control": 1}
+    shown = ctl.ok("metrics compare SHOP --window 10m")
+    assert f"release {found['release_id']}, last 600 s: canary v2, control v1" in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()[3:]}
+    assert rows["error-rate"] == ["2", "%", "0.25", "%", "+1.75", "%", "(+700.0", "%)", "0", "%"]
+    assert rows["satisfaction"] == ["3.6", "4.5", "-0.9", "(-20.0", "%)", "-"]
+
+
+def test_metrics_of_a_release_of_which_nothing_is_known_are_none(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    assert "none" in ctl.ok("metrics compare SHOP")
+    assert ctl.refused("metrics compare SHOP --window 2h", 2)["code"] == "invalid-argument"
+    assert ctl.refused("metrics compare nobody-s", 1)["code"] == "not-found"
+
+
+def test_a_report_counts_once_under_its_id_and_all_that_is_wrong_with_it_is_told(
+    ctl: Canaryctl,
+) -> None:
+    ctl.with_release()
+    line = "metrics report SHOP --version v2 --metric revenue --value 9.5 --report-id once"
+    assert ctl.read(line) == {"service_key": ctl.shop, "accepted": 1}
+    assert ctl.ok(line) == "it was reported before\n"
+    (found,) = ctl.read("metrics compare SHOP")["metrics"]
+    assert found == {"metric": "revenue", "canary": 9.5}
+    bad = "metrics report SHOP --version v9 --metric error-rate --value -1 --name x"
+    error = ctl.refused(bad, 2)["message"]
+    for words in (
+        "metric: error-rate is what gateways tell by themselves",
+        "name: a custom metric and the usage of a feature need one",
+        "value: error-rate is never below 0",
+        "version: 'v9' is not registered",
+    ):
+        assert f"metrics[0].{words}" in error

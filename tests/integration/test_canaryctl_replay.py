@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from canary_engine.bucketing import bucket, prefix
 from canaryctl.app import cli
-from canaryctl.replay import run
+from canaryctl.replay import run, tally
 from canaryctl.replay.lines import Format, detect
 from canaryctl.replay.policies import SALT
 from canaryctl.replay.tally import Distinct
@@ -104,6 +105,36 @@ def test_rules_and_segments_are_told_apart(replays: Replays) -> None:
     }
 
 
+@pytest.mark.parametrize("kept", [1, 3, 100_000])
+def test_requests_that_say_the_same_are_decided_alike(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    said = [*USERS[:7], "", *USERS[3:9]] * 3
+    lines = [
+        kong(user, **{"x-test": "yes"} if place % 4 == 0 else {}) for place, user in enumerate(said)
+    ]
+    lines += [described(user, path=path) for user in said for path in ("/admin", "/api")]
+    logs = [
+        replays.write("kong.log", "".join(lines[: len(said)])),
+        replays.write("requests.log", "".join(lines[len(said) :])),
+    ]
+    one_by_one = [replays(replays.write("one.log", line)) for line in lines]
+    monkeypatch.setattr(tally, "KEPT_ANSWERS", kept)
+    found = replays(*logs)
+    for way in ("stable-to-canary", "stays-stable"):
+        assert moved(found, way) == sum(moved(one, way) for one in one_by_one)
+    assert found["needing_the_store"] == sum(one["needing_the_store"] for one in one_by_one)
+
+
+def test_a_header_that_came_twice_is_joined_as_the_gateway_does(replays: Replays) -> None:
+    once, twice = json.loads(kong("u-1")), json.loads(kong("u-1"))
+    once["request"]["headers"]["x-test"] = ["yes"]
+    twice["request"]["headers"]["x-test"] = ["yes", "no"]
+    log = replays.write("log", json.dumps(once) + "\n" + json.dumps(twice) + "\n")
+    reasons = [row["reason"] for row in replays(log)["proposed"]]
+    assert (len(reasons), reasons.count("rule")) == (2, 1)
+
+
 def test_lines_that_cannot_be_read_are_counted(replays: Replays) -> None:
     for line in (combined, kong, described):
         bad = "\n" + "garbage\n" + '{"headers": 5}\n' + "\xff\n"
@@ -151,6 +182,35 @@ def test_a_proposal_is_compared_with_a_file_or_a_service(replays: Replays) -> No
         assert moved(against, "canary-to-stable") + moved(against, "stays-canary") == 1_000
 
 
+@pytest.mark.parametrize("change", ["share", "rule", "salt"])
+def test_both_policies_decide_every_request_as_each_would_alone(
+    replays: Replays, change: str
+) -> None:
+    policy = POLICY.replace("percentage: 20", "percentage: 20, salt: one")
+    policies = {
+        "share": policy.replace("percentage: 20", "percentage: 50"),
+        "rule": policy.replace("exact: yes", "exact: no"),
+        "salt": policy.replace("salt: one", "salt: other"),
+    }
+    replays.write("proposed.yaml", policy)
+    other = replays.write("other.yaml", policies[change])
+    lines = [described(user) for user in USERS[:300]]
+    lines += [described(user, person={"is_known": False}) for user in USERS[:50]]
+    lines += [described(user, person={"listed_in": ["pilots"]}) for user in USERS[:50]]
+    lines += [described(user, path="/admin/x") for user in USERS[:50]]
+    lines += [kong(user, **{"x-test": "yes"}) for user in USERS[:50]]
+    logs = [
+        replays.write("a.log", "".join(lines[:450])),
+        replays.write("b.log", "".join(lines[450:])),
+    ]
+    found = replays(*logs, "--against", other)
+    alone = replays(*logs)
+    replays.policy = other
+    alone_other = replays(*logs)
+    assert found["proposed"] == alone["proposed"]
+    assert found["now"] == alone_other["proposed"]
+
+
 def test_users_are_hashed_unless_asked_for(replays: Replays) -> None:
     log = replays.write("log", "".join(map(described, USERS)))
     assert "u-" not in json.dumps(replays(log)["movers"])
@@ -166,6 +226,8 @@ def test_users_are_hashed_unless_asked_for(replays: Replays) -> None:
 def test_requests_that_need_the_store_are_said(replays: Replays) -> None:
     log = replays.write("log", described("u-1") + described(""))
     assert replays(log)["needing_the_store"] == 1
+    page = CliRunner().invoke(cli, ["replay", "--policy", replays.policy, log]).stdout
+    assert "1 requests (50 %) are of users whose stored profile and listed segments count" in page
 
 
 def test_a_log_that_is_not_there_is_a_mistake(replays: Replays) -> None:
@@ -202,6 +264,19 @@ def test_distinct_users_are_estimated_within_three_percent(users: int) -> None:
     for number in range(users):
         found.add(mmh3_x64_128_uintdigest(f"u-{number}".encode()))
     assert abs(len(found) - users) <= users * 0.03
+
+
+def test_users_of_two_parts_are_counted_once() -> None:
+    draw = Random(7)
+    one, other = Distinct(), Distinct()
+    for distinct in (one, other):
+        for _ in range(30_000):
+            distinct.add(draw.getrandbits(128))
+    largest = bytearray(map(max, one.registers, other.registers))
+    one.merge(other)
+    assert one.registers == largest
+    one.merge(one)
+    assert one.registers == largest
 
 
 def test_a_line_without_end_is_not_kept(replays: Replays, monkeypatch: pytest.MonkeyPatch) -> None:

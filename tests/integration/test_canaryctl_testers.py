@@ -66,6 +66,21 @@ def test_people_are_told_where_the_token_goes(ctl: Canaryctl) -> None:
     assert "none: no token counts" in ctl.ok("override list SHOP")
 
 
+def test_the_header_and_the_cookie_are_named(ctl: Canaryctl) -> None:
+    ctl.with_release()
+    token = ctl.read("override create SHOP --reason x")["token"]
+    ctl.ok("override set SHOP --header x-tester --cookie tester --reason x")
+    shown = ctl.read("override list SHOP")["overrides"]
+    assert (shown["header"], shown["cookie"]) == ("x-tester", "tester")
+    assert shown["public_key"] == PUBLIC_KEY
+    said = ctl.ok("override create SHOP --reason x")
+    assert "x-tester" in said
+    asked = f"explain SHOP --cookie tester={token}"
+    assert "in cookie tester says canary" in ctl.ok(asked)
+    ctl.ok("override set SHOP --reason x")
+    assert "x-canary-override (default)" in ctl.ok("override list SHOP")
+
+
 @pytest.mark.parametrize(
     ("line", "exit_code", "word"),
     [
@@ -76,6 +91,7 @@ def test_people_are_told_where_the_token_goes(ctl: Canaryctl) -> None:
         ("override revoke SHOP --reason x", 2, "name an override"),
         ("override revoke SHOP o-1 --all --reason x", 2, "name an override"),
         ("override revoke SHOP o-1 --reason x", 2, "o-0123456789abcdef"),
+        ("override set SHOP --header cookie --reason x", 2, "overrides.header"),
         ("api-version remove SHOP v9 --reason x", 1, "known are: none"),
         ("api-version put SHOP v9 --guide a<b --deprecated --reason x", 2, "migration_guide"),
     ],

@@ -15,17 +15,17 @@ from canaryctl.session import Session
 @click.option(
     "--window",
     "window_s",
-    type=click.IntRange(1, 900),
+    type=click.IntRange(1, 14_400),
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="How far to look back.",
+    help="How far to look back, at most 900 where the service has no Redis.",
 )
 def outcomes(session: Session, service: str, window_s: int) -> None:
     """Show what became of the latest requests: errors and latencies by version.
 
-    Only labelled requests are counted: those to the canary, and those to stable where the
-    plugin's config says label_stable.
+    Only labelled requests are counted: those to the canary, those that stand for stable in
+    comparisons with it, and all where the plugin's config says label_stable.
     """
     request = admin_pb2.ListOutcomesRequest(service_key=service, window_s=window_s)
     found = session.call(session.admin.ListOutcomes, request).outcomes

@@ -81,6 +81,21 @@ def revoke(session: Session, change: admin_pb2.Change, override: str | None, eve
     session.tell_written(answer, change, f"revoked {'all overrides' if every else 'the override'}")
 
 
+@override.command("set")
+@writes
+@click.option("--header", default="", metavar="NAME", help="[x-canary-override]")
+@click.option("--cookie", default="", metavar="NAME", help="[canary_override]")
+def set_names(session: Session, change: admin_pb2.Change, header: str, cookie: str) -> None:
+    """Say in which header and cookie gateways look for tokens.
+
+    A name that is not given is the default again. Tokens that are out stay good; only where
+    testers put them changes.
+    """
+    request = admin_pb2.SetOverridesRequest(change=change, header=header, cookie=cookie)
+    answer = session.call(session.admin.SetOverrides, request)
+    session.tell_written(answer, change, "set where overrides are looked for")
+
+
 @override.command("list")
 @reads
 def show(session: Session, service: str) -> None:

@@ -11,7 +11,7 @@ from canary.policy.v1 import policy_pb2
 from canaryctl import render, tables
 from canaryctl.options import Command, Noun, Verb, reads, writes
 from canaryctl.session import Session
-from canaryctl.values import PERCENTAGE, choice, value_of
+from canaryctl.values import DURATION, PERCENTAGE, choice, value_of
 
 
 @click.group(cls=Noun)
@@ -159,11 +159,32 @@ _move(
     "End the release: its version becomes stable, the old one deprecated.",
 )
 _move(
-    "rollback",
-    admin_pb2.MOVE_ROLL_BACK,
-    "rolled the release back",
-    "End the release: its version is withdrawn, everybody gets stable.",
+    "keep",
+    admin_pb2.MOVE_KEEP,
+    "kept the release: no rollback is due any more",
+    "Call off the rollback that is due; the release is judged by what is heard from now on.",
 )
+
+
+@release.command("rollback")
+@writes
+@click.option(
+    "--delay",
+    "delay_s",
+    type=DURATION,
+    metavar="LENGTH",
+    help="Leave it to the controller to do it in so long, unless somebody keeps the release.",
+)
+def rollback(session: Session, change: admin_pb2.Change, delay_s: int | None) -> None:
+    """End the release: its version is withdrawn, everybody gets stable."""
+    request = admin_pb2.MoveReleaseRequest(
+        change=change, move=admin_pb2.MOVE_ROLL_BACK, delay_s=delay_s or 0
+    )
+    answer = session.call(session.admin.MoveRelease, request)
+    later = f"the release is rolled back in {delay_s} s, unless it is kept"
+    session.tell_written(answer, change, later if delay_s else "rolled the release back")
+
+
 _move(
     "abandon",
     admin_pb2.MOVE_ABANDON,

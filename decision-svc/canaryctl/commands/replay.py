@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from canaryctl.options import Verb
 from canaryctl.replay import page, policies
 from canaryctl.replay.lines import Format, Wanted
 from canaryctl.replay.run import Job, replay, size_of
-from canaryctl.replay.tally import Tally
+from canaryctl.replay.tally import Tally, reads_time
 from canaryctl.session import Session
 from canaryctl.values import MOMENT
 
@@ -94,30 +95,33 @@ def _now(session: Session, against: str, service_key: str) -> Policy:
 
 def _wanted(now: Policy, proposed: Policy, moment: datetime) -> Wanted:
     both = (now, proposed)
-    registered = any(s.criteria and s.criteria.registered for p in both for s in p.segments)
     return Wanted(
         service_key=proposed.service_key,
         user_headers=tuple({policy.identity.user_id_header for policy in both}),
         cookies=frozenset().union(*(reads.of(policy).cookies for policy in both)),
-        reads_time=registered or any(policy.overrides.public_key for policy in both),
+        reads_time=any(map(reads_time, both)),
         now=moment,
     )
 
 
 def _replayed(job: Job, logs: tuple[str, ...], workers: int) -> Tally:
-    console = Console(stderr=True)
-    shown = Progress(
-        TextColumn("replaying"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  {task.fields[lines]:,} lines"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with shown if console.is_terminal else nullcontext():
-        task = shown.add_task("replay", total=size_of(logs), lines=0)
+    # What rich takes for a terminal because of FORCE_COLOR may be a file.
+    is_seen = sys.stderr.isatty()
+    size = size_of(logs)
+    shown = _bar(is_endless=size is None)
+    with shown if is_seen else nullcontext():
+        task = shown.add_task("replay", total=size, lines=0)
 
-        def tell(so_far: Tally, done: int) -> None:
-            shown.update(task, advance=done, lines=so_far.found.lines)
+        def tell(lines: int, done: int) -> None:
+            shown.update(task, advance=done, lines=lines)
 
         return replay(job, logs, workers, tell)
+
+
+def _bar(*, is_endless: bool) -> Progress:
+    """How far the replay is: of stdin nobody knows how much there is."""
+    lines = "{task.fields[lines]:,} lines"
+    share = () if is_endless else (TextColumn("{task.percentage:>3.0f} %"),)
+    rest = () if is_endless else (TimeRemainingColumn(),)
+    columns = (TextColumn("replaying"), BarColumn(), *share, TextColumn(lines), *rest)
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -10,10 +10,11 @@ from typing import Any
 import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
+from canary.record.v1 import record_pb2
 from canary_engine import parse
 from canary_engine.guards import is_frozen
 
-from canaryctl import render, tables
+from canaryctl import progress, render, tables
 from canaryctl.errors import NEXT_STEPS, Refusal
 from canaryctl.options import Verb, service_keys
 from canaryctl.session import Session
@@ -28,6 +29,7 @@ class Known:
     policy: policy_pb2.Policy
     effective: admin_pb2.GetEffectivePolicyResponse
     baselines: list[admin_pb2.BaselineInContact]
+    record: record_pb2.ReleaseRecord | None = None
 
 
 @click.command(cls=Verb)
@@ -36,8 +38,10 @@ class Known:
 def status(session: Session, service: str | None) -> None:
     """Show what is released, which policy is in force where, and why.
 
-    Of one SERVICE also the rules in force at each gateway, and the baseline that a release rules
-    over. Freezes in force, unused approvals and deprecated API versions are told of all.
+    Of a release with a plan it tells the step, the judge's verdict, and what is waited for and for
+    whom. Of one SERVICE also the gates and findings, the rules in force at each gateway, and the
+    baseline that a release rules over. Freezes in force, unused approvals and deprecated API
+    versions are told of all.
     """
     summaries, declared = _summaries(session, service), _baselines(session, service)
     with_baselines = sorted({b.baseline.policy.service_key for b in declared})
@@ -82,13 +86,28 @@ def _known(
     declared: Iterable[admin_pb2.BaselineInContact],
 ) -> Known:
     request = admin_pb2.GetEffectivePolicyRequest(service_key=key)
+    policy = session.policy(key) if summary is not None else policy_pb2.Policy(service_key=key)
     return Known(
         service_key=key,
         summary=summary,
-        policy=session.policy(key) if summary is not None else policy_pb2.Policy(service_key=key),
+        policy=policy,
         effective=session.call(session.admin.GetEffectivePolicy, request),
         baselines=[b for b in declared if b.baseline.policy.service_key == key],
+        record=_record(session, policy) if progress.is_planned(policy) else None,
     )
+
+
+def _record(session: Session, policy: policy_pb2.Policy) -> record_pb2.ReleaseRecord | None:
+    """What a controller has noted of the release; None: nothing."""
+    request = admin_pb2.GetRecordRequest(
+        service_key=policy.service_key, release_id=policy.release.id
+    )
+    try:
+        return session.call(session.admin.GetRecord, request).record
+    except Refusal as refusal:
+        if refusal.code == "not-found":
+            return None
+        raise
 
 
 def _document(known: Known, now: datetime) -> dict[str, Any]:
@@ -102,12 +121,14 @@ def _document(known: Known, now: datetime) -> dict[str, Any]:
     summary, key = known.summary, {"service_key": known.service_key}
     said = render.document(summary) if summary is not None else key
     frozen = [render.document(freeze) for freeze in _frozen(known.policy, now)]
-    more = {
+    more: dict[str, Any] = {
         "needs_second_person": render.document(known.policy.guards.approvals),
         "freezes_in_force": frozen,
         "approvals": render.documents(_usable(known.policy, now)),
         "deprecated_api_versions": render.documents(_deprecated(known.policy)),
     }
+    if progress.is_planned(known.policy):
+        more["progress"] = progress.document(known.policy, known.record, now)
     return {**said, "policies": policies, **{name: value for name, value in more.items() if value}}
 
 
@@ -119,10 +140,16 @@ def _page(found: list[Known], now: datetime, *, is_one: bool) -> list[str]:
         tables.services(summaries) if summaries else "no policy is stored",
         tables.effective((known.service_key, known.effective) for known in found),
     ]
+    planned = [known for known in found if progress.is_planned(known.policy)]
+    if planned:
+        page.insert(1, progress.table(((one.policy, one.record) for one in planned), now))
     notes = [note for known in found for note in _notes(known, now)]
     if notes:
         page.append("\n".join(notes))
-    return [*page, *_rules_now(found[0])] if is_one else page
+    if not is_one:
+        return page
+    noted = found[0].record
+    return [*page, *(progress.details(noted) if noted else ()), *_rules_now(found[0])]
 
 
 def _notes(known: Known, now: datetime) -> Iterator[str]:

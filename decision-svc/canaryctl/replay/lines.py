@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from canary_engine.model import NOBODY, Person, Profile, Request
 
 MAX_VALUE = 4_096
 """What a gateway sends of a value at most."""
+MAX_NAMES = 1_000
+"""Of how many header names it is remembered that they are in lower case."""
 
 
 class Format(StrEnum):
@@ -106,6 +108,11 @@ def _nginx_time(text: str) -> datetime | None:
 
 
 class _KongRequest(msgspec.Struct):
+    headers: dict[str, str] = {}
+    uri: str = ""
+
+
+class _KongRequestOfMany(msgspec.Struct):
     headers: dict[str, str | list[str]] = {}
     uri: str = ""
 
@@ -119,15 +126,33 @@ class _KongService(msgspec.Struct):
     name: str | None = None
 
 
-class _KongLine(msgspec.Struct):
-    request: _KongRequest
+_R = TypeVar("_R")
+
+
+class _KongLine(msgspec.Struct, Generic[_R]):
+    request: _R
     client_ip: str = ""
     started_at: float = 0
     consumer: _KongConsumer | None = None
     service: _KongService | None = None
 
 
-_kong_line = msgspec.json.Decoder(_KongLine).decode
+_usual_kong_line = msgspec.json.Decoder(_KongLine[_KongRequest]).decode
+_any_kong_line = msgspec.json.Decoder(_KongLine[_KongRequestOfMany]).decode
+
+
+def _kong_line(raw: bytes) -> _KongLine[_KongRequest]:
+    """A line of which no header is a list of values: that is rare, and dear to look for."""
+    try:
+        return _usual_kong_line(raw)
+    except msgspec.ValidationError:
+        line = _any_kong_line(raw)
+    found = {
+        name: value if isinstance(value, str) else ", ".join(value)
+        for name, value in line.request.headers.items()
+    }
+    request = _KongRequest(found, line.request.uri)
+    return _KongLine(request, line.client_ip, line.started_at, line.consumer, line.service)
 
 
 def read_kong(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
@@ -148,17 +173,12 @@ def read_kong(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
         if service is not None and service.name not in (None, wanted.service_key):
             found.of_others += 1
             continue
-        headers = line.request.headers
-        for name, value in headers.items():
-            if type(value) is list:
-                headers[name] = ", ".join(value)
-        request.headers = headers  # type: ignore[assignment]  # no lists are left
-        cookie = headers.get("cookie")
-        request.cookies = _cookies(str(cookie), wanted.cookies) if cookie and wanted.cookies else {}
+        request.headers = headers = line.request.headers
+        request.cookies = _cookies(headers.get("cookie", ""), wanted.cookies)
         request.client_ip = line.client_ip
         request.path = line.request.uri.partition("?")[0][:MAX_VALUE]
         request.consumer = (consumer.username or consumer.id or "") if consumer else ""
-        request.fallback_key = line.client_ip + str(headers.get("user-agent", ""))
+        request.fallback_key = line.client_ip + headers.get("user-agent", "")
         yield request, NOBODY, at
 
 
@@ -181,6 +201,7 @@ _described = msgspec.json.Decoder(_Described).decode
 def read_requests(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
     """Requests that are described: the fields of a DecideRequest, ``at``, and the ``person``."""
     request = Request()
+    lower: set[str] = set()
     for raw in block.split(b"\n"):
         if not raw or raw.isspace():
             continue
@@ -195,10 +216,15 @@ def read_requests(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
         if line.service_key not in ("", wanted.service_key):
             found.of_others += 1
             continue
-        request.headers = {name.lower(): value for name, value in line.headers.items()}
+        headers = line.headers
+        if not headers.keys() <= lower:
+            headers = {name.lower(): value for name, value in headers.items()}
+            if len(lower) < MAX_NAMES:
+                lower.update(headers)
+        request.headers = headers
         request.cookies, request.client_ip, request.path = line.cookies, line.client_ip, line.path
         request.consumer, request.flags = line.consumer, line.flags
-        agent = request.headers.get("user-agent", "")
+        agent = headers.get("user-agent", "")
         request.fallback_key = line.fallback_key or line.client_ip + agent
         yield request, person, at
 
@@ -221,6 +247,11 @@ def _person(fields: dict[str, Any]) -> Person:
 
 def _cookies(header: str, wanted: frozenset[str]) -> dict[str, str]:
     """The wanted cookies, read as the gateway reads them."""
+    for name in wanted:
+        if name in header:
+            break
+    else:
+        return {}  # so it is nearly always
     found: dict[str, str] = {}
     for pair in header.split(";"):
         name, _, value = pair.partition("=")

@@ -63,9 +63,11 @@ def page(result: dict[str, Any], *, show_users: bool) -> Iterator[str]:
     if result["lines_of_other_services"]:
         read.append(f"{result['lines_of_other_services']:,} lines are about other services")
     if result["needing_the_store"]:
+        share = render.percent(_share(result["needing_the_store"], result["requests"]))
         read.append(
-            f"{result['needing_the_store']:,} requests would have asked the store for the user's "
-            "profile and listed segments; they count as having none"
+            f"{result['needing_the_store']:,} requests ({share}) are of users whose stored profile "
+            "and listed segments count, and no log holds them:\nthese users were decided as if "
+            "they had neither. A log as JSON lines may name them (person)"
         )
     yield "\n".join(read)
     rows = [

@@ -1,0 +1,1 @@
+"""Files that canaryctl hands out."""
