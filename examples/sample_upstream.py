@@ -9,6 +9,8 @@ Every path and method gets a JSON answer, except paths that end in
     /slow/MS     answered after so many milliseconds
     /echo        answered with the request's body, as it arrives
     /linked      answered with a Link header
+
+It can be a bad version: --fail and --delay-ms say how bad, --only for whom.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import random
 import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -37,6 +42,24 @@ _STATUS = re.compile(r"/status/([2-9]\d\d)$")
 _SLOW = re.compile(r"/slow/(\d{1,9})$")
 _ECHO = re.compile(r"/echo$")
 _LINKED = re.compile(r"/linked$")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with the version: a share of failures, a delay, and maybe only for some."""
+
+    share: float = 0.0
+    delay_s: float = 0.0
+    header: str = ""
+    value: str = ""
+
+    def befalls(self, headers: Message) -> bool:
+        """Whether a request is one of those."""
+        return not self.header or headers.get(self.header) == self.value
+
+    def is_failure(self) -> bool:
+        """Whether this one fails."""
+        return random.random() < self.share
 
 
 class BodyError(Exception):
@@ -75,7 +98,11 @@ class Handler(BaseHTTPRequestHandler):
             if slow := _SLOW.search(path):
                 time.sleep(min(int(slow[1]), LONGEST_WAIT_MS) / 1_000)
             status = _STATUS.search(path)
-            self._say(int(status[1]) if status else 200, self._seen(body_bytes))
+            wanted = int(status[1]) if status else 200
+            if self.server.fault.befalls(self.headers):
+                time.sleep(self.server.fault.delay_s)
+                wanted = 500 if self.server.fault.is_failure() else wanted
+            self._say(wanted, self._seen(body_bytes))
         except BodyError as fault:
             self.close_connection = True
             self._say(400, {"version": self.server.version, "error": str(fault)})
@@ -177,9 +204,9 @@ class Upstream(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int, version: str) -> None:
+    def __init__(self, host: str, port: int, version: str, fault: Fault) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.version = version
+        self.version, self.fault = version, fault
         super().__init__((host, port), Handler)
 
     def server_bind(self) -> None:
@@ -192,13 +219,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--listen", default="127.0.0.1:1229", metavar="HOST:PORT")
     parser.add_argument("--version", default="v1.2.3", help="what every answer says")
+    parser.add_argument("--fail", type=float, default=0, metavar="SHARE", help="0 to 1: answer 500")
+    parser.add_argument("--delay-ms", type=int, default=0, help="answer so much later")
+    parser.add_argument("--only", default="", metavar="HEADER=VALUE", help="only such requests")
     options = parser.parse_args()
     host, _, port = options.listen.rpartition(":")
     if not port.isdigit():
         parser.error(f"--listen: expected HOST:PORT, not {options.listen}")
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    with Upstream(host.strip("[]"), int(port), options.version) as upstream:
+    name, _, value = options.only.partition("=")
+    fault = Fault(options.fail, options.delay_ms / 1_000, name, value)
+    with Upstream(host.strip("[]"), int(port), options.version, fault) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         print(f"ready {host}:{upstream.server_address[1]}", flush=True)
         signal.sigwait(ends)

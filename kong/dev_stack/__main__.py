@@ -12,7 +12,7 @@ from typing import Any
 import click
 import grpc
 
-from dev_stack import demo, steer
+from dev_stack import demo, steer, stories
 from dev_stack.gateways import NoKong
 from dev_stack.processes import NotReady
 from dev_stack.stack import SERVICE_KEY, Plan, Stack
@@ -76,11 +76,18 @@ def run(run_dir: Path, gateway: str, **listen: Any) -> None:
 @main.command(name="demo")
 @click.option("--gateway", default="dev", type=click.Choice(["dev", "kong"]), show_default=True)
 def demo_command(gateway: str) -> None:
-    """A scripted tour in under three minutes, on ports and data of its own."""
-    with tempfile.TemporaryDirectory(prefix="canary-demo-") as folder:
-        plan = Plan(run_dir=Path(folder), gateway=gateway, persistent=True)
-        with _explained(), Stack(plan) as stack:
+    """A tour by hand, then two releases that move by themselves, on ports and data of their own."""
+    with tempfile.TemporaryDirectory(prefix="canary-demo-") as folder, _explained():
+        with Stack(Plan(run_dir=Path(folder) / "tour", gateway=gateway, persistent=True)) as stack:
             demo.tour(stack)
+        plan = Plan(
+            run_dir=Path(folder) / "stories",
+            gateway=gateway,
+            declare=stories.without_canary,
+            controller=(),
+        )
+        with Stack(plan) as stack:
+            stories.tell(stack)
 
 
 class _explained:  # noqa: N801 - reads as a word in a with statement
@@ -89,7 +96,7 @@ class _explained:  # noqa: N801 - reads as a word in a with statement
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, NotReady | NoKong | demo.Unexpected):
+        if isinstance(error, NotReady | NoKong | demo.Unexpected | stories.Unexpected):
             click.echo(str(error), err=True)
             sys.exit(1)
         if isinstance(error, grpc.RpcError):

@@ -1,4 +1,4 @@
-"""The whole product as processes: Redis, decision service, plugin server, two versions, gateway."""
+"""The whole product as processes: Redis, services, plugin server, two versions, gateway."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ class Plan:
     declare: Callable[[Mapping[str, str]], dict[str, Any]] = declared
     persistent: bool = False
     outcomes: str = "syslog"
+    decider: str = "remote"
+    controller: tuple[str, ...] | None = None
+    """Options of the controller, if there is one."""
 
 
 class Stack:
@@ -73,6 +76,7 @@ class Stack:
         self.redis = self._redis()
         self.plugin: Process
         self.decision: Process
+        self.controller: Process
         self.upstreams: dict[str, Process] = {}
         self.upstream_addresses = {STABLE: plan.stable_listen, CANARY: plan.canary_listen}
         self.gateway: Gateway = GATEWAYS[plan.gateway](
@@ -97,6 +101,8 @@ class Stack:
             self.write_declarative()
             self._exit.callback(lambda: self.gateway.stop())
             self.gateway.start()
+            if self.plan.controller is not None:
+                self.start_controller()
         except BaseException:
             self._exit.close()
             raise
@@ -153,6 +159,8 @@ class Stack:
                 str(self.plugin_socket),
                 "--decision-service",
                 self.decision_address,
+                "--decider",
+                self.plan.decider,
                 "--outcomes",
                 self.plan.outcomes,
                 "--outcomes-socket",
@@ -165,8 +173,26 @@ class Stack:
         self._exit.callback(lambda: self.plugin.stop())
         self.plugin.start()
 
-    def start_upstream(self, version: str) -> None:
-        """Start a sample version of the service being released."""
+    def start_controller(self, *options: str) -> None:
+        """Start the controller, with options besides the plan's."""
+        self.controller = self._process(
+            "controller",
+            command(
+                "canary_controller",
+                "--admin",
+                self.admin_address,
+                "--metrics-listen",
+                ANY_PORT,
+                *(self.plan.controller or ()),
+                *options,
+            ),
+            '"ready"',
+        )
+        self._exit.callback(lambda: self.controller.stop())
+        self.controller.start()
+
+    def start_upstream(self, version: str, *options: str) -> None:
+        """Start a sample version of the service being released; ``options`` make it a bad one."""
         process = self._process(
             f"upstream-{version}",
             [
@@ -175,6 +201,7 @@ class Stack:
                 self.upstream_addresses[version],
                 "--version",
                 version,
+                *options,
             ],
             "ready ",
             {"PYTHONPATH": str(ROOT / "examples")},
