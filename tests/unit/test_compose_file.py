@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,12 +15,15 @@ from typing import Any
 import click
 import pytest
 import yaml
+from canary_controller.__main__ import main as controller
 from canary_plugin.__main__ import main as plugin_server
 from decision_svc.__main__ import main as decision_svc
 from decision_svc.access import credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
+
+PROFILES = ["observability"]
 
 # What is meant to be reached from outside; everything else stays among the containers.
 PUBLISHED = {
@@ -48,13 +52,15 @@ def compose_command() -> list[str]:
     return []
 
 
-def composed(file: Path) -> subprocess.CompletedProcess[str]:
+def composed(*files: Path) -> subprocess.CompletedProcess[str]:
     command = compose_command()
     if not command:
         assert "CI" not in os.environ, "CI validates the compose file: docker-compose is missing"
         pytest.skip("needs docker-compose: apt-get install docker-compose")
+    named = [word for file in files for word in ("-f", str(file))]
+    profiles = [word for profile in PROFILES for word in ("--profile", profile)]
     return subprocess.run(
-        [*command, "-f", str(file), "--project-directory", str(ROOT), "config"],
+        [*command, *named, *profiles, "--project-directory", str(ROOT), "config"],
         capture_output=True,
         text=True,
         check=False,
@@ -92,6 +98,29 @@ def test_every_container_is_restarted_confined_and_watched(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", services())
+def test_every_image_that_is_not_built_here_has_a_tag_of_its_series(name: str) -> None:
+    service = services()[name]
+    if "build" not in service:
+        _, _, tag = service["image"].partition(":")
+        assert re.match(r"v?\d+\.\d+", tag)
+
+
+def test_only_what_is_asked_for_by_a_profile_may_be_missing() -> None:
+    asked = {name: s["profiles"] for name, s in services().items() if "profiles" in s}
+    assert asked == {"grafana": ["observability"]}
+    for name, service in services().items():
+        if name not in asked:
+            assert not asked.keys() & service.get("depends_on", {})
+
+
+def test_grafana_is_published_by_a_file_of_its_own_on_the_loopback_interface() -> None:
+    done = composed(COMPOSE, ROOT / "deploy/compose/grafana-port.yml")
+    assert done.returncode == 0, done.stderr
+    added = yaml.safe_load((ROOT / "deploy/compose/grafana-port.yml").read_text())
+    assert added == {"services": {"grafana": {"ports": ["127.0.0.1:3000:3000"]}}}
+
+
+@pytest.mark.parametrize("name", services())
 def test_nothing_starts_before_what_it_needs_is_healthy(name: str) -> None:
     for needed, how in services()[name].get("depends_on", {}).items():
         assert needed in services()
@@ -108,7 +137,7 @@ def test_every_file_that_is_mounted_or_built_from_is_there(name: str) -> None:
     for volume in service.get("volumes", []):
         if isinstance(volume, str) and volume.startswith("."):
             source, _, how = volume.split(":")
-            assert (ROOT / source).is_file()
+            assert (ROOT / source).exists()
             assert how == "ro"
     if "build" in service:
         assert (ROOT / service["build"]["dockerfile"]).is_file()
@@ -146,6 +175,8 @@ def settings(command: click.Command) -> dict[str, click.Option]:
         ("decision-1", decision_svc),
         ("decision-2", decision_svc),
         ("plugin-server", plugin_server),
+        ("controller-1", controller),
+        ("controller-2", controller),
     ],
 )
 def test_every_variable_sets_an_option_that_exists(name: str, command: click.Command) -> None:
@@ -220,7 +251,33 @@ def test_prometheus_scrapes_every_decision_service_and_the_plugin_server() -> No
             for name in decision_services()
         ),
         f"plugin-server:{port(environment('plugin-server')['CANARY_PLUGIN_METRICS_LISTEN'])}",
+        *(
+            f"{name}:{port(environment(name)['CANARY_CONTROLLER_METRICS_LISTEN'])}"
+            for name in controllers()
+        ),
     ]
+
+
+def test_prometheus_reads_its_rules_where_they_are_mounted() -> None:
+    document = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    assert document["rule_files"] == ["rules/*.yml"]
+    mounted = services()["prometheus"]["volumes"]
+    assert "./deploy/prometheus/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in mounted
+    assert "./deploy/prometheus/rules:/etc/prometheus/rules:ro" in mounted
+
+
+def test_each_controller_has_a_name_and_a_decision_service_of_its_own() -> None:
+    found = [environment(name) for name in controllers()]
+    assert [e["CANARY_CONTROLLER_HOLDER"] for e in found] == controllers()
+    assert [e["CANARY_CONTROLLER_ADMIN"] for e in found] == [
+        f"{name}:{port(environment(name)['CANARY_ADMIN_LISTEN'])}" for name in decision_services()
+    ]
+    for environment_ in found:
+        assert environment_["CANARY_CONTROLLER_PROMETHEUS_URL"] == "http://prometheus:9090"
+
+
+def controllers() -> list[str]:
+    return [name for name in services() if name.startswith("controller-")]
 
 
 def decision_services() -> list[str]:
@@ -259,28 +316,68 @@ def test_the_versions_differ() -> None:
     assert len(versions) == 2
 
 
-def test_the_services_and_the_plugin_server_are_given_the_secrets_that_are_made(
-    tmp_path: Path,
-) -> None:
+CALLERS = {
+    "admin": "admin-token",
+    "gateways": "gateway-token",
+    "controller": "controller-token",
+}
+VARIABLES = {
+    "decision": "CANARY_ACCESS_FILE",
+    "plugin": "CANARY_PLUGIN_TOKEN_FILE",
+    "controller": "CANARY_CONTROLLER_TOKEN_FILE",
+    "grafana": "GF_SECURITY_ADMIN_PASSWORD__FILE",
+}
+
+
+@pytest.fixture
+def make_secrets(tmp_path: Path) -> Path:
     script = tmp_path / "make-secrets"
     shutil.copy(ROOT / "deploy/compose/make-secrets", script)
-    for _ in range(2):  # a second time changes nothing
-        subprocess.run([script], check=True, capture_output=True)
-    made = tmp_path / "secrets"
-    file = credentials.parse((made / "access.yml").read_text())
+    return script
+
+
+def made_by(script: Path) -> dict[str, bytes]:
+    subprocess.run([script], check=True, capture_output=True)
+    return {file.name: file.read_bytes() for file in (script.parent / "secrets").iterdir()}
+
+
+def test_every_caller_is_known_by_the_token_that_is_made_for_it(make_secrets: Path) -> None:
+    made = made_by(make_secrets)
+    assert made_by(make_secrets) == made, "a second time changes nothing"
+    file = credentials.parse(made["access.yml"].decode())
     found = {entry.name: entry for entry in file.tokens}
-    for name, token in (("admin", "admin-token"), ("gateways", "gateway-token")):
-        text = (made / token).read_bytes()
-        assert found[name].sha256 == hashlib.sha256(text).hexdigest()
-        assert len(text) == len("canary_") + 43
+    assert found.keys() == CALLERS.keys()
+    for name, token in CALLERS.items():
+        assert found[name].sha256 == hashlib.sha256(made[token]).hexdigest()
+        assert len(made[token]) == len("canary_") + 43
     assert found["gateways"].grant.is_gateway
+
+
+def test_secrets_that_came_later_are_added_to_those_that_are_there(make_secrets: Path) -> None:
+    before = made_by(make_secrets)
+    folder = make_secrets.parent / "secrets"
+    (folder / "controller-token").unlink()
+    entries = before["access.yml"].decode().splitlines(keepends=True)
+    (folder / "access.yml").write_text("".join(e for e in entries if "controller" not in e))
+    after = made_by(make_secrets)
+    assert after["controller-token"] != before["controller-token"]
+    assert {name: after[name] for name in ("admin-token", "gateway-token")} == {
+        name: before[name] for name in ("admin-token", "gateway-token")
+    }
+    found = {e.name: e.sha256 for e in credentials.parse(after["access.yml"].decode()).tokens}
+    assert found["controller"] == hashlib.sha256(after["controller-token"]).hexdigest()
+
+
+def test_everybody_is_given_their_own_secret_as_a_file(make_secrets: Path) -> None:
+    made_by(make_secrets)
     declared = yaml.safe_load(COMPOSE.read_text())["secrets"]
-    given = {name: environment(name) for name in (*decision_services(), "plugin-server")}
-    for name, variables in given.items():
+    given = {name for name, service in services().items() if "secrets" in service}
+    assert given == {*decision_services(), *controllers(), "plugin-server", "grafana"}
+    for name in given:
         (secret,) = services()[name]["secrets"]
-        variable = "CANARY_PLUGIN_TOKEN_FILE" if name == "plugin-server" else "CANARY_ACCESS_FILE"
-        assert variables[variable] == f"/run/secrets/{secret}"
+        variable = VARIABLES[name.partition("-")[0]]
+        assert environment(name)[variable] == f"/run/secrets/{secret}"
         path = Path(declared[secret]["file"])
         assert path.parent == Path("deploy/compose/secrets")
-        assert (made / path.name).is_file()
-        assert (made / path.name).stat().st_mode & 0o004
+        made = make_secrets.parent / "secrets" / path.name
+        assert made.stat().st_mode & 0o004

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -17,11 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.access import Tokens
+from support.authority import Authority
+from support.service import serve_in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 DECISION_SVC = "decision-svc/Dockerfile"
 PLUGIN_SERVER = "plugin/Dockerfile"
 KONG = "kong/Dockerfile"
+CONTROLLER = "deploy/controller/Dockerfile"
+IMAGES = [DECISION_SVC, PLUGIN_SERVER, KONG, CONTROLLER]
 VENV = "/opt/canary"
 START_S = 20.0
 
@@ -35,7 +41,7 @@ class Step:
 
 
 def stages(dockerfile: str) -> list[list[Step]]:
-    """The steps of each stage, its FROM first."""
+    """The steps of each stage, its FROM first; what stands before the first one is left out."""
     text = "\n".join(
         line for line in (ROOT / dockerfile).read_text().splitlines() if not line.startswith("#")
     )
@@ -44,7 +50,7 @@ def stages(dockerfile: str) -> list[list[Step]]:
         word, _, rest = line.partition(" ")
         if word == "FROM":
             found.append([])
-        if word:
+        if word and found:
             found[-1].append(Step(word=word, rest=rest.strip()))
     return found
 
@@ -114,7 +120,7 @@ def image_environment(dockerfile: str, venv: Path) -> dict[str, str]:
 
 @contextmanager
 def started(dockerfile: str, environment: dict[str, str], ready: str) -> Iterator[None]:
-    """The image's ENTRYPOINT, running and ready."""
+    """The image's ENTRYPOINT, running and ready; at SIGTERM it ends well."""
     command = json.loads(last(dockerfile, "ENTRYPOINT"))
     command[0] = str(shutil.which(command[0], path=environment["PATH"]))
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -130,7 +136,8 @@ def started(dockerfile: str, environment: dict[str, str], ready: str) -> Iterato
             yield
         finally:
             process.terminate()
-            process.communicate(timeout=START_S)
+            _, said_last = process.communicate(timeout=START_S)
+        assert process.returncode == 0, said_last
 
 
 def is_healthy(dockerfile: str, environment: dict[str, str]) -> bool:
@@ -143,6 +150,19 @@ def is_healthy(dockerfile: str, environment: dict[str, str]) -> bool:
     return done.returncode == 0
 
 
+def is_answering(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), START_S):
+        return True
+
+
+def works(command: Path) -> bool:
+    """Whether a command is there and can do what its help says."""
+    if not command.exists():
+        return False
+    return subprocess.run([command, "--help"], capture_output=True, check=False).returncode == 0
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -150,16 +170,61 @@ def free_port() -> int:
 
 
 def test_the_decision_service_s_image_builds_serves_and_knows_its_health(tmp_path: Path) -> None:
-    environment = image_environment(DECISION_SVC, build(DECISION_SVC, tmp_path)) | {
-        "CANARY_LISTEN": f"127.0.0.1:{free_port()}",
+    built = image_environment(DECISION_SVC, build(DECISION_SVC, tmp_path)) | {
+        "CANARY_LISTEN": "127.0.0.1:0",
         "CANARY_ADMIN_LISTEN": "127.0.0.1:0",
         "CANARY_METRICS_LISTEN": "127.0.0.1:0",
-        "CANARY_INSECURE": "1",
         "PYTHONPATH": "",
     }
-    with started(DECISION_SVC, environment, '"ready"'):
-        assert is_healthy(DECISION_SVC, environment)
-    assert not is_healthy(DECISION_SVC, environment)
+    for settings in ({"CANARY_INSECURE": "1"}, secured(tmp_path)):
+        health = {"CANARY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}"}
+        environment = built | settings | health
+        with started(DECISION_SVC, environment, '"ready"'):
+            assert is_healthy(DECISION_SVC, environment)
+        assert not is_healthy(DECISION_SVC, environment)
+    assert not (tmp_path / "venv/bin/pip").exists()
+
+
+def secured(folder: Path) -> dict[str, str]:
+    """What makes every port of a service ask for a certificate, but that of health."""
+    authority = Authority(folder / "ca")
+    server = authority.server()
+    tokens = Tokens(folder / "access.yml")
+    tokens.new("gateways", {"*": "gateway"})
+    return {
+        "CANARY_ACCESS_FILE": tokens.write(),
+        "CANARY_TLS_CERT": str(server.certificate),
+        "CANARY_TLS_KEY": str(server.key),
+        "CANARY_TLS_CLIENT_CA": str(authority.file),
+    }
+
+
+def test_the_decision_service_s_image_tells_its_health_to_nobody_else() -> None:
+    settings = dict(setting.split("=", 1) for setting in shlex.split(last(DECISION_SVC, "ENV")))
+    host, _, port = settings["CANARY_HEALTH_LISTEN"].rpartition(":")
+    assert host == "127.0.0.1"
+    assert port not in last(DECISION_SVC, "EXPOSE").split()
+
+
+def test_the_controller_s_image_builds_with_canaryctl_and_tells_its_health(tmp_path: Path) -> None:
+    venv = build(CONTROLLER, tmp_path)
+    environment = image_environment(CONTROLLER, venv) | {
+        "CANARY_CONTROLLER_METRICS_LISTEN": "127.0.0.1:0",
+        "CANARY_CONTROLLER_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
+        "PYTHONPATH": "",
+    }
+    with serve_in_thread() as service:
+        environment["CANARY_CONTROLLER_ADMIN"] = service.admin_address
+        with started(CONTROLLER, environment, "holds the lease"):
+            assert is_healthy(CONTROLLER, environment)
+    # Nobody answers there any more: it runs, looks for the service, and is not well.
+    with started(CONTROLLER, environment, "releases are not seen to"):
+        assert not is_healthy(CONTROLLER, environment)
+        assert is_answering(environment["CANARY_CONTROLLER_HEALTH_LISTEN"])
+    done = subprocess.run([venv / "bin/canaryctl", "--version"], capture_output=True, check=True)
+    assert b"canaryctl" in done.stdout
+    for tool in ("pip", "canary-decision-svc"):
+        assert not works(venv / "bin" / tool)
 
 
 def test_the_plugin_s_images_build_describe_the_plugin_and_serve_it(tmp_path: Path) -> None:
@@ -190,10 +255,30 @@ def test_kong_s_image_and_the_plugin_server_s_are_built_by_the_same_steps() -> N
     assert common(KONG) == common(PLUGIN_SERVER)
 
 
-@pytest.mark.parametrize("dockerfile", [DECISION_SVC, PLUGIN_SERVER, KONG])
+@pytest.mark.parametrize("dockerfile", IMAGES)
 def test_no_image_runs_as_root(dockerfile: str) -> None:
     assert last(dockerfile, "USER") in {"canary", "kong"}
     assert last(dockerfile, "HEALTHCHECK")
+
+
+@pytest.mark.parametrize("dockerfile", IMAGES)
+def test_every_image_has_a_base_of_one_series_that_can_be_pinned_by_its_digest(
+    dockerfile: str,
+) -> None:
+    text = (ROOT / dockerfile).read_text()
+    ((name, base),) = re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", text, re.MULTILINE)
+    assert re.fullmatch(r"(python:3\.\d+-slim-\w+|kong:3\.\d+\.\d+)", base)
+    bases = [stage[0].rest.removesuffix(" AS build") for stage in stages(dockerfile)]
+    assert bases == [f"${{{name}}}"] * 2
+
+
+@pytest.mark.parametrize("dockerfile", IMAGES)
+def test_what_is_built_takes_no_installer_along(dockerfile: str) -> None:
+    steps = [step.rest for step in stages(dockerfile)[0] if step.word == "RUN"]
+    gone = next(n for n, step in enumerate(steps) if "pip uninstall --yes" in step)
+    assert [step for step in steps[gone + 1 :] if "pip" in step.split()] == []
+    (copied,) = [s.rest for s in stages(dockerfile)[-1] if s.rest.startswith("--from=build")]
+    assert copied == f"--from=build {VENV} {VENV}"
 
 
 @pytest.mark.parametrize(
