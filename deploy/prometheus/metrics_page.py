@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from canary_controller.metrics import Metrics as ControllerMetrics
 from canary_plugin.app import show_gauges
 from canary_plugin.metrics import Metrics as PluginMetrics
 from canary_plugin.troubles import Troubles
@@ -55,6 +56,11 @@ def programs() -> list[Program]:
             name="Plugin server",
             where="`canary-plugin-server --metrics-listen`, 127.0.0.1:9465 by default",
             registry=plugin.registry,
+        ),
+        Program(
+            name="Controller",
+            where="`canary-controller --metrics-listen`, 127.0.0.1:9466 by default",
+            registry=ControllerMetrics().registry,
         ),
     ]
 
