@@ -84,10 +84,11 @@ class Visitor:
 
 def visitors(number: int) -> list[Visitor]:
     """People of whom most are told apart by the percentage, some by everything before it."""
-    return [_visitor(index) for index in range(number)]
+    return [visitor(index) for index in range(number)]
 
 
-def _visitor(index: int) -> Visitor:
+def visitor(index: int) -> Visitor:
+    """One of them; a million are different."""
     user = f"user-{index * 7919 % 1_000_003}"
     headers = {
         "host": "shop.example",
