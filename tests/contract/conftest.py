@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from decision_svc.store.connection import Connection
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
@@ -43,6 +44,20 @@ async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[Opens]:
 @pytest.fixture
 def store(open_store: Opens) -> Store:
     return open_store()
+
+
+@pytest.fixture
+async def connections(redis_server: RedisServer) -> AsyncIterator[Callable[[], Connection]]:
+    """Opens another connection to the same, at first empty, Redis: another replica's."""
+    await _empty(redis_server)
+    async with AsyncExitStack() as at_end:
+
+        def open_another() -> Connection:
+            connection = Connection.to(redis_server.url, timeout_s=10, connect_timeout_s=10)
+            at_end.push_async_callback(connection.aclose)
+            return connection
+
+        yield open_another
 
 
 async def _empty(server: RedisServer) -> None:
