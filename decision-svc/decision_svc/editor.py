@@ -39,7 +39,7 @@ from decision_svc.store.protocol import (
 
 log = structlog.get_logger()
 
-MAX_TRIES = 10
+MAX_TRIES = 50
 MAX_TEXT = 1_000
 MAX_KEY = 128
 LOOKED_THROUGH = 1_000
