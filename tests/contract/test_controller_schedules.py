@@ -8,7 +8,7 @@ people interfere. The policy is changed by the real editor on the real store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 
 import pytest
@@ -37,11 +37,19 @@ PLANS = (
 GIVES = (Do.RAISE, Do.PROMOTE)
 
 
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Without a line in the log for each of a hundred thousand moves."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_whatever_befalls_controllers_the_weight_is_as_allowed_one_acts_and_every_release_ends(
     chunk: int,
 ) -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     size = SCHEDULES // CHUNKS
     with asyncio.Runner() as runner:
         for seed in range(chunk * size, (chunk + 1) * size):
