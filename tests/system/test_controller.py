@@ -181,10 +181,10 @@ async def test_a_good_version_goes_through_the_steps_and_is_promoted(
         await found.round()
         found.seen.clear()
         await found.round()
+        await until(lambda: record_of(admin).is_closed, "the end is verified", WITHIN_S)
     assert not found.failed, found.summary()
     assert {version for seen in found.seen.values() for version in seen} == {CANARY}
     assert weights(admin) == [0.0, *STEPS]
     statuses = admin("GetPolicy", service_key=admin.service_key).policy.versions
     assert [to_document(version)["status"] for version in statuses] == ["deprecated", "stable"]
-    await until(lambda: record_of(admin).is_closed, "the end is verified", WITHIN_S)
     assert [event.what for event in record_of(admin).events][-2:] == ["promoted", "verified"]
