@@ -75,7 +75,8 @@ _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    # Plugins ping idle streams, and two pings too many would end everybody's.
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
+from canary_plugin.deciders import frames
 from support.calls import (
     CANARY,
     LIMIT_S,
@@ -311,3 +312,16 @@ async def test_a_watcher_that_came_before_the_store_gets_the_policies_once_it_is
 async def test_too_many_service_keys_in_a_watch_are_refused(shop: Calls) -> None:
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "service_keys", "10,000"):
         await shop.watch(*map(str, range(10_001))).read()
+
+
+async def test_whoever_pings_an_idle_connection_keeps_it(shop: Calls) -> None:
+    reader, writer = await asyncio.open_connection(*shop.running.decision_address.rsplit(":", 1))
+    ping = frames.frame(frames.PING, 0, 0, bytes(8))
+    writer.write(frames.PREFACE + frames.settings({}) + ping * 20)
+    cut, acknowledged = frames.Reader(), 0
+    async with asyncio.timeout(LIMIT_S):
+        while acknowledged < 20:
+            for kind, flags, _, payload in cut.frames(await reader.read(65_536)):
+                assert kind != frames.GOAWAY, frames.code_name(payload, 4)
+                acknowledged += kind == frames.PING and flags == frames.ACK
+    writer.close()
