@@ -69,6 +69,8 @@ async def released(admin: Admin, client: Client) -> policy_pb2.Release:
     async with asyncio.timeout(WITHIN_S):
         while await client.version({**IS_TESTER, "x-user-id": "who waits"}) != CANARY:
             pass
+    # A service that is killed forgets whom it served in the last second.
+    await exposed(admin, 1)
     policy: policy_pb2.Policy = admin("GetPolicy", service_key=admin.service_key).policy
     return policy.release
 
