@@ -24,7 +24,8 @@ def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -
     """
     release = stored.release if stored else None
     if stored is not None and release is not None and release.is_in_force:
-        return InForce(stored, False, f"release {release.id} is {release.status}")
+        state = "halted" if release.halted else release.status
+        return InForce(stored, False, f"release {release.id} is {state}")
     last = f"release {release.id} is {release.status}" if release else "no release was started"
     if baseline is None:
         why = f"{last}, and the gateway declares no baseline"

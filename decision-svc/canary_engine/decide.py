@@ -138,7 +138,12 @@ def explain(
     findings = []
     for reason in Reason:
         stage = at_work.get(reason)
-        text = stage.find(request, person, now) if stage else _why_absent(compiled.policy, reason)
+        if stage is None:
+            text = _why_absent(compiled.policy, reason)
+        elif reason is Reason.DEFAULT and decision.reason is not reason:
+            text = "not reached: something before it matched"
+        else:
+            text = stage.find(request, person, now)
         findings.append(Finding(reason=reason, finding=text, decided=decision.reason is reason))
     return decision, tuple(findings)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import grpc
+from canaryctl.session import DEFAULT_ADDRESS
 
 from dev_stack import demo, steer, stories
 from dev_stack.gateways import NoKong
@@ -26,9 +27,9 @@ RUNNING = """
 Try, in another terminal:
   curl -s http://{proxy}/api/v1/hello -H 'x-user-id: alice'
   curl -s http://{proxy}/api/v1/hello -H 'x-canary-test: true'
-  .venv/bin/canaryctl status
-  .venv/bin/canaryctl percentage {service} 50 --reason 'looks good'
-  .venv/bin/canaryctl explain {service} --header x-user-id:alice
+  {canaryctl} status
+  {canaryctl} percentage {service} 50 --reason 'looks good'
+  {canaryctl} explain {service} --header x-user-id:alice
 
 Ctrl-C stops everything."""
 
@@ -66,11 +67,18 @@ def run(run_dir: Path, gateway: str, **listen: Any) -> None:
                 metrics=stack.metrics_address,
                 logs=plan.run_dir,
                 service=SERVICE_KEY,
+                canaryctl=_canaryctl(stack.admin_address),
             )
         )
         stop.wait()
         click.echo("\nstopping ...")
     click.echo("stopped")
+
+
+def _canaryctl(admin: str) -> str:
+    """The command that reaches this admin API, as people type it."""
+    elsewhere = "" if admin == DEFAULT_ADDRESS else f" --address {admin}"
+    return f".venv/bin/canaryctl{elsewhere}"
 
 
 @main.command(name="demo")

@@ -46,7 +46,8 @@ def test_a_release_in_force_rules_over_a_baseline_even_when_halted(
     status: ReleaseStatus, halted: bool, baseline: Policy | None
 ) -> None:
     stored = with_release(status, halted=halted)
-    assert in_force("shop", stored, baseline) == (stored, False, f"release r1 is {status}")
+    state = "halted" if halted else status
+    assert in_force("shop", stored, baseline) == (stored, False, f"release r1 is {state}")
 
 
 @pytest.mark.parametrize("status", [ReleaseStatus.COMPLETED, ReleaseStatus.ROLLED_BACK])

@@ -253,11 +253,15 @@ def test_explain_says_when_the_store_could_not_be_asked() -> None:
     policy = replace(PLAIN, segments=(premium,), identity=identity)
     request = Request(headers={"x-user-id": "ann", "x-tier": "premium"})
     assert findings(policy, request, UNKNOWN)[Reason.SEGMENT] == (
-        "the user is in premium (protected), but the store could not be asked"
+        "the user is in premium (protected), but the store did not say in time who they are"
     )
     assert findings(policy, ANN, UNKNOWN)[Reason.SEGMENT] == (
-        "the user is in no segment, but the store could not be asked"
+        "the user is in no segment, but the store did not say in time who they are"
     )
+
+
+def test_the_default_does_not_say_that_nothing_matched_where_something_did() -> None:
+    assert findings(PLAIN, ANN)[Reason.DEFAULT] == "not reached: something before it matched"
 
 
 def test_a_registration_at_the_ends_of_time_is_compared_all_the_same() -> None:

@@ -93,7 +93,9 @@ def segment_stage(verdicts: Verdicts, measure: Measure, policy: Policy) -> Stage
     def find(request: Request, person: Person, now: datetime) -> str:
         of = [_words(s) for s, is_member in members if is_member(request, person, now)]
         text = f"the user is in {', '.join(of)}" if of else "the user is in no segment"
-        return text if person.is_known else f"{text}, but the store could not be asked"
+        return (
+            text if person.is_known else f"{text}, but the store did not say in time who they are"
+        )
 
     def measures(request: Request, person: Person, now: datetime) -> bool:
         return any(s.share is not None and is_in(request, person, now) for s, is_in in members)
