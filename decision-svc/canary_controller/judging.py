@@ -18,7 +18,7 @@ from canary_engine.judge.measures import Consequence, Measure, measures
 from canary_engine.judge.slots import Slot
 from canary_engine.judge.traffic import Traffic
 from canary_engine.judge.verdict import Judgement, Look, Verdict, judge
-from canary_engine.plan import Metric, Plan
+from canary_engine.plan import Comparison, Metric, Plan
 from canary_engine.record import Finding, Severity
 
 MOST_REASONS = 3
@@ -144,13 +144,14 @@ def read(plan: Plan, kept: Mapping[str, Any]) -> Known:
 
 
 def _measures(plan: Plan) -> tuple[Measure, ...]:
-    compares = plan.comparison
-    return _made(compares.enabled, compares.false_rollback, compares.margin)
+    return _made(plan.comparison)
 
 
 @lru_cache(maxsize=256)
-def _made(enabled: bool, false_rollback: float, margin: float) -> tuple[Measure, ...]:
-    return measures(false_rollback / 100, margin / 100) if enabled else ()
+def _made(by: Comparison) -> tuple[Measure, ...]:
+    if not by.enabled:
+        return ()
+    return measures(by.false_rollback / 100, by.margin / 100, by.attempts)
 
 
 def _why(found: Judgement) -> str:

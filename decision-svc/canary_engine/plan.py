@@ -255,12 +255,14 @@ class Comparison:
     ``control_times`` is control's share as a multiple of the canary's; ``false_rollback`` the
     chance, in percent, that a release as good as stable is rolled back all the same, over its
     whole life and all metrics; ``margin`` how much worse, in percent of control's, is tolerated.
+    ``attempts`` is how often clients send a request that fails: so many errors have one cause.
     """
 
     enabled: bool = True
     control_times: float = 4.0
     false_rollback: float = 1.0
     margin: float = 10.0
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

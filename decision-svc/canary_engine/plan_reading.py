@@ -227,6 +227,7 @@ def _comparison(node: Node) -> Comparison:
         control_times=_between(node, "control_times", usual.control_times, 0.1, MOST_TIMES),
         false_rollback=_between(node, "false_rollback", usual.false_rollback, 0.001, 20.0),
         margin=_between(node, "margin", usual.margin, 0.0, 1_000.0),
+        attempts=node.whole("attempts", 0, 100) or usual.attempts,
     )
     node.finish()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import canary_engine.concerns
 import yaml
 from canary_controller.notify.settings import ALERT, settings_in
 from canary_controller.webhooks.messages import body_of, headers_of
-from canary_engine.plan import Occasion
+from canary_engine.plan import Comparison, Occasion, Plan
 from canary_engine.plan_reading import plan
 from canary_engine.webhooks import Question
 
@@ -31,6 +32,14 @@ def test_the_plan_of_the_page_is_a_plan() -> None:
     found = plan({**document, **queries, **checklist})
     assert [hook.name for hook in found.webhooks] == ["qa", "chronicle"]
     assert len(found.queries) == 2
+
+
+def test_what_the_page_says_of_plans_that_say_nothing_is_so() -> None:
+    document = yaml.safe_load(example("yaml", "false_rollback:"))
+    assert plan(document) == plan({"steps": [{"weight": 5}]})
+    judged = {field.name for field in fields(Plan)} & set(document)
+    assert set(document["comparison"]) == {field.name for field in fields(Comparison)}
+    assert judged == set(document)
 
 
 def test_the_notify_file_of_the_page_is_one_and_tells_the_defaults() -> None:

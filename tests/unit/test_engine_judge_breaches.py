@@ -26,7 +26,8 @@ WELL, BROKEN, GONE = 900.0, 1_100.0, None
 
 
 def reading(value: float | None) -> Reading:
-    return lambda _, __: value
+    """Every metric has that value, and requests are not counted."""
+    return lambda metric, _: None if metric is Metric.THROUGHPUT else value
 
 
 def watched(limit: Limit, *seen: tuple[float, float | None]) -> Checked:
@@ -50,9 +51,34 @@ def test_a_limit_holds_once_it_was_broken_for_its_duration() -> None:
     assert (held.standing, held.broken_s) == (Standing.HELD, 600)
 
 
-def test_a_limit_without_duration_holds_at_once() -> None:
+def test_a_limit_without_duration_holds_at_once_where_requests_are_not_counted() -> None:
     assert watched(AT_ONCE, (0.0, 10.1)).standing is Standing.HELD
     assert watched(AT_ONCE, (0.0, 10.0)).standing is Standing.WELL
+
+
+@pytest.mark.parametrize(("a_second", "held_at_s"), [(0.5, 40), (10, 2), (1_000, 1)])
+def test_a_rate_is_held_once_enough_requests_came_while_it_was_broken(
+    a_second: float, held_at_s: int
+) -> None:
+    def read(metric: Metric, _: str) -> float:
+        return a_second if metric is Metric.THROUGHPUT else 50.0
+
+    standings, breaches = [], tuple[Breach, ...]()
+    for now_s in range(held_at_s + 1):
+        (one,), breaches = check(
+            (AT_ONCE,), Cohort.DRAWN, read, reading(None), breaches, float(now_s)
+        )
+        standings.append((one.standing, one.is_early))
+    assert standings == [(Standing.BROKEN, True)] * held_at_s + [(Standing.HELD, False)]
+
+
+def test_what_does_not_depend_on_requests_is_held_without_any() -> None:
+    full = Limit(metric=Metric.CPU, max=80)
+    few = {Metric.CPU: 99.0, Metric.THROUGHPUT: 0.1}
+    checked, _ = check(
+        (full,), Cohort.DRAWN, lambda metric, _: few.get(metric), reading(None), (), 0.0
+    )
+    assert checked[0].standing is Standing.HELD
 
 
 def test_a_metric_that_is_well_stops_the_clock() -> None:

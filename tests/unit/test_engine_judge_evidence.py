@@ -20,7 +20,7 @@ from canary_engine.judge.evidence import (
     follow,
     relative_risk,
 )
-from canary_engine.judge.findings import Compared, Ground, compared
+from canary_engine.judge.findings import Compared, Ground, compared, ground
 from canary_engine.judge.measures import LEAST_EVENTS, Consequence, Subject, measures
 from canary_engine.judge.slots import Side, Slot, side
 from canary_engine.judge.traffic import Traffic
@@ -351,6 +351,17 @@ def test_bounds_close_in_on_the_risk() -> None:
     assert few[0] < many[0] < 3 < many[1] < few[1]
     assert many == pytest.approx((3, 3), rel=0.15)
     assert bounds(measures()[0], track(begin(), Subject.ERRORS)) is None
+
+
+def test_where_the_canary_is_proven_worse_the_bounds_say_so_too() -> None:
+    evidence = begin()
+    while ground(measures()[0], track(evidence, Subject.ERRORS)) is not Ground.WORSE:
+        start_s = 0 if evidence.until_s is None else evidence.until_s + 10
+        sides = {"canary": failing(100, 2), "control": failing(400, 4)}
+        evidence = add(evidence, Slot(start_s=start_s, **sides))
+    found = compared(evidence)[0]
+    assert found.least is not None
+    assert 1 <= found.least < found.risk < found.most
 
 
 def shared(canary: int, control: int, slots: int, *, expected: float | None = 0.2) -> Traffic:

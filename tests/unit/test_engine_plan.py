@@ -82,7 +82,7 @@ def test_a_plan_is_part_of_a_policy_and_survives_its_document() -> None:
         "webhooks": [{"name": "ci", "url": "https://ci/", "occasions": ["raise", "start"]}],
         "queries": [{"metric": "cpu", "promql": "avg(cpu{version='{{version}}'})"}],
         "no_data": {"action": "halt", "after": "5m"},
-        "comparison": {"enabled": False, "control_times": 2.5, "margin": 0},
+        "comparison": {"enabled": False, "control_times": 2.5, "margin": 0, "attempts": 3},
     }
     found = parse.policy({"service_key": "shop", "plan": document})
     assert found.plan == plan(document)
@@ -156,6 +156,10 @@ def test_lengths_of_time_have_one_form(written: str, kept: str) -> None:
         (
             {"comparison": {"false_rollback": 50}},
             "comparison.false_rollback: give a number from 0.001 to 20, not 50",
+        ),
+        (
+            {"comparison": {"attempts": 101}},
+            "comparison.attempts: give a whole number from 0 to 100, not 101",
         ),
         (
             {"success": [{"metric": "cpu"}]},

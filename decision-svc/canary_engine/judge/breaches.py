@@ -5,6 +5,9 @@ recovery: the clock of a limit that was broken stands still. Once the metric is 
 again, the clock goes on. A gap of at most LONGEST_GAP_S then counts as broken, a longer one does
 not count; and after one that is longer than the limit's own duration the clock starts at zero, for
 what was seen before it is too old. A metric that is seen to be well stops the clock at once.
+
+A rate or a time of two requests is a toss of a coin. So a limit on one is held only once
+LEAST_REQUESTS came while it was broken, however short its duration is.
 """
 
 from __future__ import annotations
@@ -18,6 +21,14 @@ from canary_engine.model import Cohort
 from canary_engine.plan import Limit, Metric, said
 
 LONGEST_GAP_S = 60.0
+LEAST_REQUESTS = 20
+OF_REQUESTS = frozenset(
+    {
+        Metric.ERROR_RATE, Metric.AVG_RESPONSE_TIME,
+        Metric.P50_RESPONSE_TIME, Metric.P95_RESPONSE_TIME, Metric.P99_RESPONSE_TIME,
+    }
+)  # fmt: skip
+"""The metrics that are the better known the more requests there were."""
 Reading = Callable[[Metric, str], float | None]
 """A metric's value, given it and the name of a custom one; None if it is unknown."""
 
@@ -43,7 +54,10 @@ class Breach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """How one limit stands for one cohort; the bounds are absolute, also those of stable's."""
+    """How one limit stands for one cohort; the bounds are absolute, also those of stable's.
+
+    ``is_early`` says that it was broken for long enough, but while too few requests came.
+    """
 
     limit: Limit
     cohort: Cohort
@@ -52,6 +66,7 @@ class Checked:
     least: float | None = None
     most: float | None = None
     broken_s: float = 0.0
+    is_early: bool = False
 
     def __str__(self) -> str:
         what = f"{self.limit.name or self.limit.metric} of {_WHOSE[self.cohort]}"
@@ -101,12 +116,15 @@ def _check(
     value, least, most = measured(limit, read, stable)
     if value is None:
         return Checked(limit=limit, cohort=cohort, standing=Standing.UNKNOWN), before
+    is_early = False
     if (least is None or value >= least) and (most is None or value <= most):
         standing, after, broken_s = Standing.WELL, None, 0.0
     else:
         after = _goes_on(before, limit, cohort, now_s)
         broken_s = after.last_s - after.since_s
-        standing = Standing.HELD if broken_s >= limit.duration_s else Standing.BROKEN
+        is_long = broken_s >= limit.duration_s
+        is_early = is_long and _is_early(limit, read, broken_s)
+        standing = Standing.HELD if is_long and not is_early else Standing.BROKEN
     checked = Checked(
         limit=limit,
         cohort=cohort,
@@ -115,8 +133,17 @@ def _check(
         least=least,
         most=most,
         broken_s=broken_s,
+        is_early=is_early,
     )
     return checked, after
+
+
+def _is_early(limit: Limit, read: Reading, broken_s: float) -> bool:
+    """Whether too few requests came meanwhile, by how many there are a second now."""
+    if limit.metric not in OF_REQUESTS:
+        return False
+    throughput = read(Metric.THROUGHPUT, "")
+    return throughput is not None and throughput * broken_s < LEAST_REQUESTS
 
 
 def measured(

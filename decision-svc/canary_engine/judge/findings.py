@@ -32,7 +32,8 @@ class Compared:
 
     ``canary`` and ``control`` are the shares of their requests that failed or were late, None
     without requests; ``risk`` is how many times as likely that is on the canary, between ``least``
-    and ``most``. The e-value counts from ``limit`` on; ``p_value`` is 1 / the largest e-value so
+    and ``most``; where the canary is proven worse, that proof has ruled out 1 and all below it.
+    The e-value counts from ``limit`` on; ``p_value`` is 1 / the largest e-value so
     far. ``beyond_ms`` is from where on control's requests are late.
     """
 
@@ -94,18 +95,21 @@ def ground(measure: Measure, track: Track) -> Ground:
 
 def _compared(measure: Measure, track: Track, limit: int | None) -> Compared:
     counts = track.counts
-    between = bounds(measure, track) or (None, None)
+    found = ground(measure, track)
+    least, most = bounds(measure, track) or (None, None)
+    if found is Ground.WORSE and least is not None:
+        least = max(least, 1.0)
     return Compared(
         subject=measure.subject,
         consequence=measure.consequence,
-        ground=ground(measure, track),
+        ground=found,
         canary=_share(counts.canary, counts.canary_requests),
         canary_requests=counts.canary_requests,
         control=_share(counts.control, counts.control_requests),
         control_requests=counts.control_requests,
         risk=relative_risk(counts),
-        least=between[0],
-        most=between[1],
+        least=least,
+        most=most,
         e_value=track.null.e_value,
         limit=1 / measure.chance,
         p_value=1 / track.null.highest,

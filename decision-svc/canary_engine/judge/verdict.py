@@ -157,10 +157,14 @@ def _conditions(look: Look) -> tuple[tuple[Checked, ...], tuple[Breach, ...]]:
 def _of_conditions(conditions: Sequence[Checked]) -> list[Because]:
     causes = {Standing.HELD: Cause.CONDITION_HELD, Standing.BROKEN: Cause.CONDITION_BROKEN}
     return [
-        Because(cause=causes[one.standing], text=f"{one} for {one.broken_s:,.0f} s")
+        Because(cause=causes[one.standing], text=f"{one} for {one.broken_s:,.0f} s{_early(one)}")
         for one in conditions
         if one.standing in causes
     ]
+
+
+def _early(one: Checked) -> str:
+    return f", but that was under {clocks.LEAST_REQUESTS} requests" if one.is_early else ""
 
 
 def _of_comparisons(found: Sequence[Compared]) -> list[Because]:

@@ -1726,6 +1726,7 @@ class Comparison(_message.Message):
     CONTROL_TIMES_FIELD_NUMBER: _builtins.int
     FALSE_ROLLBACK_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     """False: only the plan's limits count; absent: it is compared."""
     control_times: _builtins.float
@@ -1738,6 +1739,8 @@ class Comparison(_message.Message):
     """
     margin: _builtins.float
     """How much worse, in percent of what control has, is tolerated; absent: 10."""
+    attempts: _builtins.int
+    """How often clients send a request that fails, 1 to 100: so many errors have one cause. 0: once."""
     def __init__(
         self,
         *,
@@ -1745,10 +1748,11 @@ class Comparison(_message.Message):
         control_times: _builtins.float | None = ...,
         false_rollback: _builtins.float | None = ...,
         margin: _builtins.float | None = ...,
+        attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_control_times", b"_control_times", "_enabled", b"_enabled", "_false_rollback", b"_false_rollback", "_margin", b"_margin", "control_times", b"control_times", "enabled", b"enabled", "false_rollback", b"false_rollback", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_control_times", b"_control_times", "_enabled", b"_enabled", "_false_rollback", b"_false_rollback", "_margin", b"_margin", "control_times", b"control_times", "enabled", b"enabled", "false_rollback", b"false_rollback", "margin", b"margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_control_times", b"_control_times", "_enabled", b"_enabled", "_false_rollback", b"_false_rollback", "_margin", b"_margin", "attempts", b"attempts", "control_times", b"control_times", "enabled", b"enabled", "false_rollback", b"false_rollback", "margin", b"margin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__control_times: _TypeAlias = _typing.Literal["control_times"]  # noqa: Y015
     _WhichOneofArgType__control_times: _TypeAlias = _typing.Literal["_control_times", b"_control_times"]  # noqa: Y015
