@@ -58,8 +58,8 @@ CELLS = (
         for requests, weight in ((20, 10.0), (200, 10.0), (2_000, 10.0), (2_000, 50.0))
     ),
     Cell(name="healthy, errors in threes", requests=2_000, tries=3),
-    Cell(name="healthy, errors in threes, clump 3", requests=2_000, tries=3, clump=3.0),
-    Cell(name="errors doubled, in threes, clump 3", requests=2_000, tries=3, clump=3.0, risk=2),
+    Cell(name="healthy, errors in threes, attempts 3", requests=2_000, tries=3, clump=3.0),
+    Cell(name="errors doubled, in threes, attempts 3", requests=2_000, tries=3, clump=3.0, risk=2),
 )
 
 
