@@ -67,9 +67,9 @@ def test_latencies_of_versions_without_requests_are_no_longer_shown() -> None:
     metrics = Metrics()
     name = "canary_outcome_latency_seconds"
     names = {"service_key": "orders", "version": "v2", "variant": "canary", "quantile": "0.95"}
-    metrics.show_latencies("orders", {CANARY: report(200).tally})
+    metrics.outcomes.show_latencies("orders", {CANARY: report(200).tally})
     shown = metrics.registry.get_sample_value(name, names)
     assert shown is not None
     assert abs(shown - 0.2) <= 0.02 * 0.2
-    metrics.show_latencies("orders", {})
+    metrics.outcomes.show_latencies("orders", {})
     assert metrics.registry.get_sample_value(name, names) is None

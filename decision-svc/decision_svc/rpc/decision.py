@@ -156,7 +156,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         # Of a batch that was added in two goes they are counted with its first service key.
         if min(told, default="") in added:
             for why in ("unlabelled", "foreign", "garbage", "dropped"):
-                self._metrics.uncounted.labels(why).inc(getattr(request, why))
+                self._metrics.outcomes.uncounted.labels(why).inc(getattr(request, why))
             self._metrics.unexposed.inc(request.unexposed)
             self._count_shadows(request.shadows)
         self._note_served(request.served)
@@ -179,9 +179,9 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
 
     def _count_outcomes(self, added: Sequence[Reported]) -> None:
         late = [r.tally for r in added if r.age_s > LATE_S]
-        self._metrics.uncounted.labels("late").inc(sum(t.requests + t.lost for t in late))
+        self._metrics.outcomes.uncounted.labels("late").inc(sum(t.requests + t.lost for t in late))
         in_time = [r for r in added if r.age_s <= LATE_S]
-        self._metrics.count_outcomes(in_time)
+        self._metrics.outcomes.count(in_time)
         self._told_slots.add(in_time)
 
     def _declared(self, reported: Iterable[Reported]) -> set[str]:
