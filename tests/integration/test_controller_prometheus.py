@@ -205,6 +205,18 @@ async def test_a_server_that_answers_nonsense_is_a_trouble(
     assert said in why(found)
 
 
+async def test_the_server_is_told_how_far_to_look_back(session: ClientSession) -> None:
+    asked: list[str] = []
+
+    async def notes(request: web.Request) -> web.StreamResponse:
+        asked.append(str((await request.post())["lookback_delta"]))
+        return web.json_response({})
+
+    async with serving(notes) as site:
+        await Prometheus(session, site.url, max_age_s=150).measure(TARGET, [CPU])
+    assert asked == ["150000ms"] * 2
+
+
 def test_the_oldest_of_the_moments_counts() -> None:
     body = (
         b'{"status": "success", "data": {"result": ['
