@@ -25,7 +25,7 @@ demo: ## A release from its start to a rollback, shown step by step.
 
 test: ## All tests; ARGS="-k name" for some of them, WORKERS=0 for one after the other.
 	@.ci/set-up redis-server prometheus 'docker-compose?'
-	@E2E_GATEWAY=dev $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@E2E_GATEWAY=dev $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: ## Style, types, direction of imports, protos, stubs, shell.
 	@.ci/set-up 'shellcheck?'

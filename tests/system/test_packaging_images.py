@@ -291,7 +291,7 @@ def test_what_is_built_takes_no_installer_along(dockerfile: str) -> None:
         ("kong/Dockerfile", False),
         (".venv/bin/python", False),
         (".git/config", False),
-        ("tests/unit/test_packaging_images.py", False),
+        ("tests/system/test_packaging_images.py", False),
     ],
 )
 def test_only_what_images_need_is_sent_to_the_engine(path: str, sent: bool) -> None:
