@@ -19,6 +19,12 @@ from canary_engine.model import BUCKETS
 
 E = TypeVar("E", bound=StrEnum)
 
+MAX_REVISION = 2**63 - 1
+NEVER_READ = {
+    "authorization": "authorization never leaves the gateway",
+    "proxy-authorization": "proxy-authorization never leaves the gateway",
+    "cookie": "the whole cookie header never leaves the gateway; use source cookie",
+}
 MAX_NAME = 128
 MAX_VALUE = 4_096
 MAX_ITEMS = 200_000
@@ -74,6 +80,13 @@ class Node:
         if value and not _TOKEN.match(value):
             self.complain(name, f"{value!r} is not a valid HTTP header or cookie name")
         return value.lower() if lower else value
+
+    def header(self, name: str) -> str:
+        """A header that may be read; "" if absent."""
+        value = self.token(name, lower=True)
+        if value in NEVER_READ:
+            self.complain(name, NEVER_READ[value])
+        return value
 
     def whole(self, name: str, low: int, high: int) -> int:
         """A whole number from ``low`` to ``high``; 0 if absent."""

@@ -14,7 +14,7 @@ import re2
 from canary_engine.facts import Read, reader
 from canary_engine.model import Request, Rule, Source
 from canary_engine.network import NetworkSet
-from canary_engine.parse import pattern_options
+from canary_engine.pattern import pattern_options
 
 _Table = dict[str, tuple[int, Rule]]
 _NAMED = {Source.HEADER: attrgetter("headers"), Source.COOKIE: attrgetter("cookies")}

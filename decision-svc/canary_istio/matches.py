@@ -12,7 +12,7 @@ from typing import Any
 
 import re2
 from canary_engine.model import Compatibility, Rule, Source, Variant
-from canary_engine.parse import pattern_options
+from canary_engine.pattern import pattern_options
 
 Match = dict[str, Any]
 """An HTTPMatchRequest as a plain document."""

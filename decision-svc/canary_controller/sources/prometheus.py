@@ -88,7 +88,7 @@ class Prometheus:
         form = {
             "query": _with_moment(promql),
             "timeout": f"{math.ceil(self._deadline_s * 1_000)}ms",
-            # Behind avg() and such a sample has no moment of its own: older ones must not get there.
+            # Behind avg() a sample has no moment of its own: older ones must not get there.
             "lookback_delta": f"{math.ceil(self._max_age_s * 1_000)}ms",
         }
         async with self._session.post(
