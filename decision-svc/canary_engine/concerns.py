@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from canary_engine.alerts import ABOUT_ROLLBACK, Raised
+from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.model import BUCKETS, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Plan, length, said
 from canary_engine.record import Alert, Answer, GateState, Severity, WebhookCall
@@ -24,6 +25,8 @@ LONG_WINDOW = timedelta(hours=24)
 STUCK_HOLDS = 3
 """How many times its hold a weight may stay before it is a warning."""
 NO_DATA_S = 60
+MESH_S, MESH_EXCEEDS_S = 30, 10
+"""How long a mesh may be out of step, and how long so that it may give the canary too much."""
 
 ValueOf = Callable[[Metric, str], float | None]
 """The value of a metric (and name); None: not known."""
@@ -37,7 +40,8 @@ class Sight:
     ``missing`` says of each metric that the plan needs and nobody gives why. ``rollback_wanted``
     is why the release should be rolled back where the plan leaves that to people; ``verified`` says
     how its end was verified, ``unverified`` why it could not be; ``judged`` is the judge's reason
-    in words. ``extra`` is whatever else the controller knows, e.g. a sample-ratio alarm.
+    in words. ``mesh`` is how its mesh stands. ``extra`` is whatever else the controller knows, e.g.
+    a sample-ratio alarm.
     """
 
     policy: Policy
@@ -53,6 +57,7 @@ class Sight:
     verified: str = ""
     unverified: str = ""
     judged: str = ""
+    mesh: MeshSight = NO_MESH
     extra: tuple[Raised, ...] = ()
 
 
@@ -70,8 +75,8 @@ def concerns(sight: Sight) -> Concerns:
     if release is None:
         return Concerns(raised=sight.extra)
     if not release.is_in_force:
-        ended = (*_end(sight, release), *_verification(sight), *_webhooks(sight), *sight.extra)
-        return Concerns(raised=ended)
+        ended = (*_end(sight, release), *_verification(sight), *_webhooks(sight), *_mesh(sight))
+        return Concerns(raised=(*ended, *sight.extra))
     broken, unknown = _limits(sight)
     raised = (
         *_state(release, sight),
@@ -82,6 +87,7 @@ def concerns(sight: Sight) -> Concerns:
         *broken,
         *_gates(sight),
         *_webhooks(sight),
+        *_mesh(sight),
         *sight.extra,
     )
     return Concerns(raised=raised, unknown=unknown)
@@ -295,6 +301,34 @@ def _webhooks(sight: Sight) -> Iterator[Raised]:
                 text=f"It was asked {SILENT_TRIES} times or more: {call.text}. "
                 + ("The release waits for it." if question.may_refuse else "It was not told."),
             )
+
+
+def _mesh(sight: Sight) -> Iterator[Raised]:
+    mesh, service = sight.mesh, sight.policy.service_key
+    if mesh.trouble and mesh.exceeds:
+        yield Raised(
+            key="mesh:held",
+            severity=Severity.CRITICAL,
+            title="the mesh may give the canary more than the release does",
+            text=f"{_sentence(mesh.trouble)} It is tried again every few seconds; canaryctl render "
+            f"istio {service} writes the routes as they should be.",
+            after_s=MESH_EXCEEDS_S,
+        )
+    elif mesh.trouble:
+        yield Raised(
+            key="mesh:held",
+            severity=Severity.WARNING,
+            title="the mesh cannot be brought in step with the release",
+            text=f"{_sentence(mesh.trouble)} The release is not raised until it can.",
+            after_s=MESH_S,
+        )
+    if mesh.drift:
+        yield Raised(
+            key="mesh:drift",
+            severity=Severity.WARNING,
+            title="somebody else changed the mesh's routes",
+            text=_sentence(mesh.drift),
+        )
 
 
 def _sentence(text: str) -> str:

@@ -5,8 +5,9 @@ share: the step is the last one whose weight the share reaches. So a person may 
 a controller may be away for an hour, and the next look does the right thing.
 
 A failure counts in every state in force. More people get the canary only if the verdict is pass,
-its step was held long enough, enough of their requests were seen and every gate is open; never
-more than the next step of the plan. Rows that the table lacks do not exist.
+its step was held long enough, enough of their requests were seen, every gate is open and its mesh,
+if it has one, is in step; never more than the next step of the plan. Rows that the table lacks do
+not exist.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Because(StrEnum):
     FEW_SAMPLES = "few-samples"
     INCONCLUSIVE = "inconclusive"
     GATES = "gates"
+    MESH = "mesh"
     NO_DATA = "no-data"
     NO_DATA_FOR_LONG = "no-data-for-long"
     PAUSED = "paused"
@@ -76,7 +78,7 @@ class Look:
     ``samples`` are the canary's requests since its traffic is what it is, ``requests_per_check``
     those that one check may expect, None if that is not known. ``no_data_s`` is for how long there
     has been no data. ``gates`` stand before the next move, ``refusal`` is what a webhook said that
-    said no.
+    said no. ``mesh`` is why a mesh could not follow a raise; "" if it could, or there is none.
     """
 
     verdict: Verdict
@@ -86,6 +88,7 @@ class Look:
     no_data_s: float = 0.0
     gates: tuple[GateState, ...] = ()
     refusal: str = ""
+    mesh: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,8 @@ def _advance(case: _Case) -> Action:
 def _next(case: _Case) -> Action:
     """The next step, if nothing stands before it."""
     weight = next_weight(case.plan, case.release.share)
+    if case.look.mesh:
+        return _stay(case, Because.MESH, case.look.mesh, Do.WAIT)
     if not are_open(case.look.gates):
         return _stay(case, Because.GATES, waits_for(case.look.gates), Do.WAIT)
     if weight != PROMOTION:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from canary_engine.alerts import Raised
 from canary_engine.concerns import Sight, concerns, lost_lease
+from canary_engine.mesh import MeshSight
 from canary_engine.model import DueRollback, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Occasion, Plan, PlanStep
 from canary_engine.record import Answer, GateState, Severity, WebhookCall
@@ -187,6 +188,26 @@ def test_a_webhook_that_does_not_answer_is_told_with_what_it_did() -> None:
     assert (found.key, found.severity) == ("webhook:qa", Severity.WARNING)
     assert "status 500. The release waits for it." in found.text
     assert concerns(seen(questions=(asked,), calls=(replace(call, tries=1),))).raised == ()
+
+
+def test_a_mesh_that_is_out_of_step_is_told_and_louder_where_it_may_give_too_much() -> None:
+    away = MeshSight(trouble="the API server did not answer within 5 s")
+    found = only(mesh=away)
+    assert (found.key, found.severity) == ("mesh:held", Severity.WARNING)
+    assert found.text.startswith("The API server did not answer within 5 s. The release is not")
+    too_much = replace(away, exceeds=True)
+    for release in ({"halted": True}, {"status": ReleaseStatus.ROLLED_BACK}):
+        louder = raised(mesh=too_much, release=release)["mesh:held"]
+        assert (louder.severity, louder.after_s < found.after_s) == (Severity.CRITICAL, True)
+        assert "canaryctl render istio shop" in louder.text
+
+
+def test_who_changes_a_mesh_s_routes_is_told_of_whether_it_is_in_step_or_not() -> None:
+    drift = MeshSight(drift='VirtualService shop: .spec.http: conflict with "kubectl-edit"')
+    found = only(mesh=drift)
+    assert (found.key, found.severity, found.after_s) == ("mesh:drift", Severity.WARNING, 0)
+    assert "kubectl-edit" in found.text
+    assert set(raised(mesh=replace(drift, trouble="away"))) == {"mesh:drift", "mesh:held"}
 
 
 def test_what_the_controller_knows_besides_is_passed_on() -> None:

@@ -95,8 +95,9 @@ def the_release(found: Policy) -> Release:
 @pytest.mark.parametrize(("state", "verdict"), list(product(State, Verdict)))
 def test_every_case_there_is(state: State, verdict: Verdict) -> None:
     for circumstances in product(
-        [(), OPEN, SHUT], [True, False], ["0s", "5m"], [None, True, False], ["", "it is locked"]
-    ):
+        [(), OPEN, SHUT], [True, False], ["0s", "5m"], [None, True, False], ["", "it is locked"],
+        ["", "the API server is away"],
+    ):  # fmt: skip
         check_case(state, verdict, *circumstances)
 
 
@@ -108,6 +109,7 @@ def check_case(
     delay: str,
     is_due: bool | None,
     refusal: str,
+    mesh: str,
 ) -> None:
     """What the product promises, told a second time and in another way."""
     plan = replace(PLAN, rollback=RollbackPlan(automatic=automatic, delay=delay))
@@ -115,7 +117,9 @@ def check_case(
     if is_due is not None and state in IN_FORCE:
         due = NOW - timedelta(seconds=1) if is_due else NOW + timedelta(seconds=1)
         found = release.roll_back_later(found, "found before", START, due)
-    look = Look(verdict=verdict, why="words", samples=1_000, gates=gates, refusal=refusal)
+    look = Look(
+        verdict=verdict, why="words", samples=1_000, gates=gates, refusal=refusal, mesh=mesh
+    )
     done = step(found, look, NOW)
 
     assert done.why
@@ -131,6 +135,8 @@ def check_case(
         assert done.do is (Do.PAUSE if state is State.IN_PROGRESS else Do.STAY)
     elif refusal and state is not State.HALTED:
         assert (done.do, done.why) == (Do.HALT, refusal)
+    elif state is State.IN_PROGRESS and verdict is Verdict.PASS and mesh:
+        assert (done.do, done.because, done.why) == (Do.WAIT, Because.MESH, mesh)
     elif state is State.IN_PROGRESS and verdict is Verdict.PASS and gates != SHUT:
         assert (done.do, done.share, done.control) == (Do.RAISE, 25_000, 75_000)
     elif state is State.IN_PROGRESS and verdict is Verdict.PASS:
@@ -147,19 +153,24 @@ def test_nobody_gets_more_unless_everything_holds_and_never_more_than_the_next_s
     share: int, verdict: Verdict
 ) -> None:
     for circumstances in product(
-        [-600, 0, 1_799, 1_800, 360_000], [0, 99, 100, 1_000], [(), OPEN, SHUT]
+        [-600, 0, 1_799, 1_800, 360_000], [0, 99, 100, 1_000], [(), OPEN, SHUT], ["", "away"]
     ):
         check_gives(share, verdict, *circumstances)
 
 
 def check_gives(
-    share: int, verdict: Verdict, watched_s: int, samples: int, gates: tuple[GateState, ...]
+    share: int,
+    verdict: Verdict,
+    watched_s: int,
+    samples: int,
+    gates: tuple[GateState, ...],
+    mesh: str,
 ) -> None:
     found = having(policy(share), weight_since=NOW - timedelta(seconds=watched_s))
-    look = Look(verdict=verdict, why="words", samples=samples, gates=gates)
+    look = Look(verdict=verdict, why="words", samples=samples, gates=gates, mesh=mesh)
     done = step(found, look, NOW)
     wanted = {0: 0, 1: 100, 4_999: 100, 5_000: 100, 5_001: 100}.get(share, 1_000)
-    may = gates != SHUT and watched_s >= 1_800
+    may = gates != SHUT and watched_s >= 1_800 and not mesh
     if share:
         may = may and verdict is Verdict.PASS and samples >= wanted
     else:
