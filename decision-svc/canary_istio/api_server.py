@@ -44,7 +44,7 @@ class ApiServer:
     async def read(self, kind: str, namespace: str, name: str) -> Object | None:
         """See Cluster."""
         status, said = await self._ask("GET", _path(kind, namespace, name))
-        if status == 404 and said.get("details", {}).get("name") == name:
+        if status == 404 and _details(said).get("name") == name:
             return None
         _check(status, said)
         return said
@@ -117,7 +117,12 @@ def _check(status: int, said: dict[str, Any]) -> None:
     raise Denied(message)
 
 
+def _details(said: dict[str, Any]) -> dict[str, Any]:
+    found = said.get("details")
+    return found if isinstance(found, dict) else {}
+
+
 def _causes(said: dict[str, Any]) -> Iterator[str]:
-    for cause in said.get("details", {}).get("causes", []):
+    for cause in _details(said).get("causes") or []:
         if cause.get("reason") == "FieldManagerConflict":
             yield f"{cause.get('field', '?')}: {cause.get('message', 'conflict')}"

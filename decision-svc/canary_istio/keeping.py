@@ -134,19 +134,25 @@ async def _settle(
     """Make one object so: how it stands, why, and what somebody else changed."""
     if live is None:
         raise Raced(f"{wanted['kind']} {wanted['metadata']['name']} was removed")
-    if _is_same(live, wanted):
-        return Standing.IN_STEP, "", []
     name = f"{wanted['kind']} {wanted['metadata']['name']}"
     notes = live["metadata"].get("annotations") or {}
+    is_stamped, body = not {REVISION, DIGEST}.isdisjoint(notes), _stamped(wanted, live, policy)
+    if _is_same(live, wanted):
+        if not is_stamped:
+            # Somebody made it for us: from here on a change of it can be told from what it was.
+            await cluster.apply(body, force=False)
+        return Standing.IN_STEP, "", []
+    if not is_stamped and (what := _not_ours(live)):
+        raise Denied(f"{name} was not made for releases, and has {what}: move that elsewhere first")
     stated = _revision(notes.get(REVISION))
     if stated > policy.revision and not no_more(wanted, live):
         why = f"{name} was made from revision {stated}, and this is {policy.revision}"
         return Standing.OUTDATED, why, []
-    is_ours = notes.get(DIGEST) in (None, _digest(live))
-    drift = [] if is_ours else [f"{name} is not what revision {stated} made it"]
-    body = _stamped(wanted, live, policy)
+    is_as_made = notes.get(DIGEST) == _digest(live)
+    is_changed = not is_as_made and DIGEST in notes
+    drift = [f"{name} is not what revision {stated} made it"] if is_changed else []
     try:
-        await cluster.apply(body, force=False)
+        await cluster.apply(body, force=is_as_made)
     except Conflict as conflict:
         drift += [f"{name}: {cause}" for cause in conflict.causes]
         if no_more(live, wanted):
@@ -154,6 +160,15 @@ async def _settle(
         await cluster.apply(body, force=True)
         return Standing.TAKEN_BACK, f"{name}: somebody's change was undone", drift
     return (Standing.TAKEN_BACK if drift else Standing.APPLIED), "", drift
+
+
+def _not_ours(live: Object) -> str:
+    """What an object has that would be lost if its routes or subsets became ours; "" if nothing."""
+    if live["kind"] == "VirtualService":
+        return "" if all(map(_is_read, _routes(live))) else "routes that say more than weights"
+    subsets = (live.get("spec") or {}).get("subsets") or []
+    others = {str(subset.get("name")) for subset in subsets} - set(Variant)
+    return f"the subsets {', '.join(sorted(others))}" if others else ""
 
 
 def _is_same(live: Object, wanted: Object) -> bool:

@@ -25,15 +25,17 @@ Object = dict[str, Any]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     """Whose routes they are: a host of the mesh whose pods have the label ``version``, stable or
-    canary. Without a namespace the objects go where they are applied."""
+    canary. Without a namespace the objects go where they are applied; ``called`` is the name of
+    both where it is not the host's."""
 
     host: str
     namespace: str = ""
+    called: str = ""
 
     @property
     def name(self) -> str:
-        """The name of both objects: the host's without its domain."""
-        return self.host.partition(".")[0]
+        """The name of both objects: the host's without its domain, unless it is another."""
+        return self.called or self.host.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

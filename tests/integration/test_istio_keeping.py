@@ -171,6 +171,53 @@ async def test_what_somebody_deleted_is_made_again(
     assert api.spec(DR, NAME) == routes(policy(), MESH).destination_rule["spec"]
 
 
+async def test_routes_that_somebody_made_for_something_else_are_left_alone(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    theirs = [{"route": [{"destination": {"host": NAME, "subset": "v1"}}], "timeout": "5s"}]
+    api.put(VS, NAME, "kubectl", hosts=[NAME], http=theirs)
+    kept = await keep(policy(), MESH, cluster)
+    assert kept.standing is Standing.DENIED
+    assert "VirtualService yyc3-xy-api was not made for releases" in kept.why
+    assert api.spec(VS, NAME)["http"] == theirs
+
+    api.delete(VS, NAME)
+    api.put(DR, NAME, "kubectl", host=NAME, subsets=[{"name": "v1", "labels": {"v": "1"}}])
+    kept = await keep(policy(), MESH, cluster)
+    assert kept.standing is Standing.DENIED
+    assert "has the subsets v1" in kept.why
+    assert api.spec(DR, NAME)["subsets"] == [{"name": "v1", "labels": {"v": "1"}}]
+
+
+def rendered(api: KubeApi, percentage: float) -> None:
+    """Somebody applies what canaryctl has written."""
+    made = routes(policy(percentage), MESH)
+    for thing in made.objects:
+        api.put(thing["kind"], NAME, "kubectl", **copy.deepcopy(thing["spec"]))
+
+
+async def test_what_canaryctl_wrote_and_somebody_applied_is_kept_from_then_on(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    rendered(api, 5)
+    assert (await keep(policy(5), MESH, cluster)).standing is Standing.IN_STEP
+    assert api.managers(VS, NAME, "spec", "http") == {MANAGER, "kubectl"}
+    # Who has set the same has changed nothing: it is no drift, and keeps nobody from raising it.
+    kept = await keep(policy(20, 11), MESH, cluster)
+    assert (kept.standing, kept.drift, canary(api)) == (Standing.APPLIED, (), 20)
+
+
+async def test_what_somebody_applied_at_less_is_left_until_somebody_says_otherwise(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    rendered(api, 5)
+    kept = await keep(policy(20), MESH, cluster)
+    assert (kept.standing, canary(api)) == (Standing.LEFT_LOWER, 5)
+    rendered(api, 20)
+    assert (await keep(policy(20), MESH, cluster)).standing is Standing.IN_STEP
+    assert (await keep(policy(50, 11), MESH, cluster)).standing is Standing.APPLIED
+
+
 async def test_an_older_policy_never_gives_more_than_a_newer_one_did(
     api: KubeApi, cluster: ApiServer
 ) -> None:

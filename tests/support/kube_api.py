@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,10 +51,16 @@ class Failure(Exception):  # noqa: N818 - it is an answer
 class KubeApi:
     """The server's state; ``url`` is where it listens."""
 
-    def __init__(self) -> None:
+    _runner: web.AppRunner | None
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.url = ""
         self.verbs = {"get", "create", "patch"}
         """What the token's owner may do."""
+        self.role: Mapping[str, set[str]] | None = None
+        """The same by plural, as a Role says it."""
+        self.written: list[tuple[int, Object]] = []
+        """Each VirtualService that was applied: the revision it names, and what it then was."""
         self.is_installed = True
         self.answers: list[web.Response] = []
         """Given instead of what is asked for, the first first."""
@@ -62,6 +69,23 @@ class KubeApi:
         self.requests: list[str] = []
         self._stored: dict[tuple[str, str], Stored] = {}
         self._version = 0
+        self._tls, self._runner, self._port = tls, None, 0
+
+    async def start(self) -> None:
+        """Listen on a free port of the loopback interface, or the one of before."""
+        app = web.Application()
+        app.router.add_route("*", ROUTE, self.handle)
+        self._runner = runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port, ssl_context=self._tls).start()
+        self._port = runner.addresses[0][1]
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
+
+    async def stop(self) -> None:
+        """Be gone; what is stored stays."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
 
     def spec(self, kind: str, name: str) -> Object:
         """An object's spec as it is."""
@@ -72,6 +96,11 @@ class KubeApi:
         """An object's annotations."""
         found: dict[str, str] = self._read(kind, name)["metadata"].get("annotations", {})
         return found
+
+    def put(self, kind: str, name: str, manager: str, **spec: Any) -> None:
+        """Somebody makes an object."""
+        self._stored[kind, name] = Stored()
+        self.edit(kind, name, manager, **spec)
 
     def edit(self, kind: str, name: str, manager: str, **spec: Any) -> None:
         """Somebody sets fields of the spec as ``kubectl edit`` does: they are theirs then."""
@@ -113,8 +142,8 @@ class KubeApi:
         return await self._apply(request, kind, name)
 
     def _allow(self, verb: str, request: web.Request) -> None:
-        if verb not in self.verbs:
-            plural = request.match_info["plural"]
+        plural = request.match_info["plural"]
+        if verb not in (self.verbs if self.role is None else self.role.get(plural, ())):
             raise Failure(403, "Forbidden", f'cannot {verb} resource "{plural}" in API group')
 
     async def _apply(self, request: web.Request, kind: str, name: str) -> web.Response:
@@ -135,6 +164,9 @@ class KubeApi:
         stored = self._stored.setdefault((kind, name), Stored())
         self._merge(stored, dict(_fields(wanted)), manager, force=force)
         self._touch(stored)
+        if kind == "VirtualService":
+            revision = self.annotations(kind, name).get("canary-release/revision", "0")
+            self.written.append((int(revision), self.spec(kind, name)))
         return web.json_response(self._read(kind, name))
 
     def _check(self, wanted: Object, kind: str, request: web.Request) -> None:
@@ -218,18 +250,11 @@ def _fields(thing: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 @asynccontextmanager
-async def running_kube_api() -> AsyncIterator[KubeApi]:
+async def running_kube_api(tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeApi]:
     """A server on a free port of the loopback interface."""
-    api = KubeApi()
-    app = web.Application()
-    app.router.add_route("*", ROUTE, api.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
+    api = KubeApi(tls)
+    await api.start()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
         yield api
     finally:
-        await runner.cleanup()
+        await api.stop()
