@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -19,6 +20,8 @@ from canary_controller.errors import BadSettings
 from canary_controller.settings import Settings
 
 DEFAULTS = Settings()
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where a pod finds what its service account is known by."""
 
 
 class Length(click.ParamType[float]):
@@ -37,6 +40,13 @@ class Length(click.ParamType[float]):
         if not 0.05 <= seconds <= 60:
             self.fail("give 0.05s to 60s", param, ctx)
         return seconds
+
+
+def cluster_of(environment: Mapping[str, str]) -> str:
+    """The API server that a pod is told of; "" outside of a cluster."""
+    host, port = (environment.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+    shown = f"[{host}]" if ":" in host else host
+    return f"https://{shown}:{port or 443}" if host else ""
 
 
 @click.command(context_settings={"auto_envvar_prefix": "CANARY_CONTROLLER"})
@@ -82,6 +92,27 @@ class Length(click.ParamType[float]):
     "--webhook-secret-file", default="", help="Secret that webhooks are signed with; empty: none."
 )
 @click.option("--reports-dir", default="", help="Where reports of releases that ended are kept.")
+@click.option(
+    "--istio-file", default="", help="Meshes that follow their releases (YAML); empty: none."
+)
+@click.option(
+    "--kubernetes-url",
+    default=lambda: cluster_of(os.environ),
+    show_default="the pod's own cluster",
+    help="API server that has the meshes' routes.",
+)
+@click.option(
+    "--kubernetes-token-file",
+    default=f"{SERVICE_ACCOUNT}/token",
+    show_default=True,
+    help="Token shown to it, read at each call; empty: none.",
+)
+@click.option(
+    "--kubernetes-ca-file",
+    default=f"{SERVICE_ACCOUNT}/ca.crt",
+    show_default=True,
+    help="Authority (PEM) of its certificate.",
+)
 @click.option(
     "--metrics-listen", default=DEFAULTS.metrics_listen, help="Address for Prometheus (HTTP)."
 )

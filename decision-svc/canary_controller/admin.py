@@ -128,6 +128,14 @@ class Admin(Protocol):
         ...
 
 
+class Policies(Protocol):
+    """The policies as they are stored."""
+
+    async def policy(self, service_key: str) -> Policy:
+        """The newest. Raises Unknown if there is none, else AdminError."""
+        ...
+
+
 class Figures(Protocol):
     """What is measured besides the outcomes of the release. Raises AdminError."""
 

@@ -20,6 +20,10 @@ from canary_controller.judging import EngineJudge
 from canary_controller.lease import Lease
 from canary_controller.loop import Controller
 from canary_controller.measuring import Measuring
+from canary_controller.mesh.connecting import connected
+from canary_controller.mesh.following import FollowingMeshes
+from canary_controller.mesh.meshes import Meshes, NoMeshes
+from canary_controller.mesh.settings import BadMeshFile, entries_in
 from canary_controller.metrics import Metrics
 from canary_controller.notify.notifier import Notifier
 from canary_controller.notify.settings import BadNotifyFile, NotifySettings, settings_in
@@ -72,6 +76,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Running]:
             webhooks=webhooks,
             people=people,
             reports=_reports(settings.reports_dir, client),
+            meshes=await _meshes(settings, client, metrics, stack),
         )
         controller = Controller(
             Lease(client, settings.holder, settings.lease_s, time.monotonic),
@@ -89,6 +94,21 @@ async def run(running: Running, stop: asyncio.Event) -> None:
     await running.controller.run(
         stop, lambda: running.health.tell(is_well=running.controller.is_well)
     )
+
+
+async def _meshes(
+    settings: Settings, client: Client, metrics: Metrics, stack: AsyncExitStack
+) -> Meshes:
+    if not settings.istio_file:
+        return NoMeshes()
+    try:
+        entries = entries_in(_read("--istio-file", settings.istio_file).decode())
+    except (BadMeshFile, UnicodeDecodeError) as error:
+        raise BadSettings(f"--istio-file: {error}") from error
+    cluster = await stack.enter_async_context(connected(settings))
+    meshes = FollowingMeshes(entries, client, cluster, metrics)
+    stack.push_async_callback(meshes.close)
+    return meshes
 
 
 def _reports(folder: str, client: Client) -> Reports:

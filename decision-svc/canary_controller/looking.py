@@ -102,6 +102,7 @@ def look_of(w: Watched, now: datetime) -> Look:
         requests_per_check=requests_per_check(w),
         no_data_s=(now - w.seen.missing_since).total_seconds() if w.seen.missing_since else 0.0,
         gates=w.gates,
+        mesh=w.mesh.held,
         refusal=f"webhook {no.name!r} said no{f': {no.text}' if no.text else ''}" if no else "",
     )
 

@@ -6,12 +6,15 @@ from collections import Counter as Count
 from collections.abc import Sequence
 
 from canary_engine.judge.verdict import Verdict
+from canary_engine.model import BUCKETS
 from canary_engine.record import ReleaseRecord
 from canary_engine.step import Do
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from canary_controller.mesh.following import Seen
 from canary_controller.standing import Standing
 
+_MESH = ("service_key",)
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -70,6 +73,51 @@ class Metrics:
             ("channel", "result"),
             registry=registry,
         )
+
+        self._mesh_looks = Counter(
+            "canary_controller_mesh_looks",
+            "Looks at the routes of a service key's mesh, by how they stood.",
+            ("service_key", "standing"),
+            registry=registry,
+        )
+        self._mesh_drift = Counter(
+            "canary_controller_mesh_drift",
+            "Looks that found routes which somebody else had changed.",
+            _MESH,
+            registry=registry,
+        )
+        self._mesh_in_step = Gauge(
+            "canary_controller_mesh_in_step",
+            "1 if the mesh was in step with its release at the newest look, else 0.",
+            _MESH,
+            registry=registry,
+        )
+        self._mesh_weight = Gauge(
+            "canary_controller_mesh_weight_ratio",
+            "Share of requests that the mesh gives the canary by weight, as far as is known.",
+            _MESH,
+            registry=registry,
+        )
+        self._mesh_wanted = Gauge(
+            "canary_controller_mesh_wanted_ratio",
+            "Share that the release gives the canary: no mesh should give it more.",
+            _MESH,
+            registry=registry,
+        )
+
+    def mesh_looked(self, service_key: str, seen: Seen) -> None:
+        """See mesh.following.Counts."""
+        self._mesh_looks.labels(service_key, seen.kept.standing).inc()
+        self._mesh_drift.labels(service_key).inc(bool(seen.kept.drift))
+        self._mesh_in_step.labels(service_key).set(seen.kept.may_rise)
+        self._mesh_wanted.labels(service_key).set(seen.wanted / BUCKETS)
+        if seen.share is not None:
+            self._mesh_weight.labels(service_key).set(seen.share / BUCKETS)
+
+    def meshes_forgotten(self) -> None:
+        """See mesh.following.Counts."""
+        for gauge in (self._mesh_in_step, self._mesh_weight, self._mesh_wanted):
+            gauge.clear()
 
     def ticked(self, took_s: float, *, is_well: bool) -> None:
         """A tick is over."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from canary_controller.ending import AT_MOST, End
 from canary_controller.errors import AdminError, LostRace, Refused, Unknown, Unreachable
 from canary_controller.judging import Judge
 from canary_controller.measuring import Measuring
+from canary_controller.mesh.meshes import Meshes, NoMeshes
 from canary_controller.metrics import Metrics
 from canary_controller.slots import newest_complete
 from canary_controller.watched import Watched
@@ -64,6 +65,7 @@ class Outside:
     webhooks: telling.Askable
     people: telling.Tellable
     reports: Reports
+    meshes: Meshes = field(default_factory=NoMeshes)
 
 
 class Reconciler:
@@ -74,6 +76,7 @@ class Reconciler:
         self._metrics = metrics
         self._watched: dict[str, Watched] = {}
         self._unreadable: dict[str, str] = {}
+        self._revisions: dict[str, int] = {}
         self._token = 0
         self._now: datetime | None = None
         self._lease_told: datetime | None = None
@@ -93,6 +96,8 @@ class Reconciler:
         for w in self._up_to_date():
             self._look(w, now, has_news=w.service_key in has_news)
         await self._each(self._acting(now), lambda w: self._act(w, token, may_act, now))
+        # After the writes: a mesh follows what is stored, and hears of a rollback at once.
+        self._outside.meshes.see(self._revisions, now, may_act)
         await self._each(self._ended(), lambda w: self._see_off(w, now))
         await self._each(self._to_save(now), lambda w: self._save(w, token, may_act, now))
         self._talk(now)
@@ -111,6 +116,7 @@ class Reconciler:
         """Begin with what the service says."""
         self._token = 0
         self._watched.clear()
+        self._outside.meshes.forget()
 
     async def _all(self) -> list[Known]:
         """All service keys, of which only the policies are wanted."""
@@ -130,6 +136,7 @@ class Reconciler:
     async def _take(self, news: News) -> set[str]:
         """Follow what is new; the service keys of which there were new outcomes."""
         await self._admit(news, self._token)
+        self._revisions = {one.service_key: one.revision for one in news.releases}
         has_news = set()
         for one in news.releases:
             w = self._watched.get(one.service_key)
@@ -204,13 +211,18 @@ class Reconciler:
 
     def _look_at(self, w: Watched, now: datetime, *, has_news: bool) -> None:
         self._outside.measuring.want(w.policy, w.record.stable_version, now)
+        w.see(self._outside.meshes.sight(w.policy, now))
         if w.release.is_in_force:
             found = self._outside.measuring.found(w.service_key, w.release)
             looking.judge_it(w, self._judge, found, now, has_news=has_news)
         if telling.is_due(w, now):
             looking.look_around(w, now)
             telling.raise_alerts(w, now)
-        looking.note_state(w, looking.step_it(w, now), now)
+        action = looking.step_it(w, now)
+        if action.do in looking.GIVES and (held := self._outside.meshes.hold(w.policy, now)):
+            w.see(replace(w.mesh, held=held))
+            action = looking.step_it(w, now)
+        looking.note_state(w, action, now)
 
     def _acting(self, now: datetime) -> list[Watched]:
         return [
@@ -244,6 +256,7 @@ class Reconciler:
 
     def _did(self, w: Watched, action: Action, revision: int, now: datetime) -> None:
         self._metrics.wrote(action.do, "done")
+        self._revisions[w.service_key] = revision
         w.note(Event(at=now, what=DONE[action.do], why=action.why, revision=revision))
         log.info(
             DONE[action.do],
@@ -271,7 +284,7 @@ class Reconciler:
             w.note(Event(at=now, what=end, why=why))
             w.told_at = None
             return
-        is_over = w.has_noted(End.VERIFIED) and telling.is_all_told(w)
+        is_over = w.has_noted(End.VERIFIED) and not w.mesh.held and telling.is_all_told(w)
         if is_over or now - (w.release.ended_at or now) > AT_MOST:
             await self._outside.reports.write(w.policy, w.record)
             w.record = replace(w.record, is_closed=True, waits_for="")

@@ -88,6 +88,7 @@ def sight(w: Watched, now: datetime) -> Sight:
         rollback_wanted=w.judged.why if wanted else "",
         verified=_why_of(w, VERIFIED),
         unverified=_why_of(w, UNVERIFIED) if not w.has_noted(VERIFIED) else "",
+        mesh=w.mesh,
         judged=w.judged.why if w.release.is_in_force else _why_ended(w),
         extra=w.judged.alarms if w.release.is_in_force else (),
     )

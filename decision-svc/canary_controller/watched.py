@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.judge.verdict import Verdict
+from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Policy, Release
 from canary_engine.plan import Plan
@@ -56,6 +57,7 @@ class Watched:
     slots: Slots = field(default_factory=Slots)
     sides: Sides = field(default_factory=Sides)
     gates: tuple[GateState, ...] = ()
+    mesh: MeshSight = NO_MESH
     missing: dict[str, str] = field(default_factory=dict)
     questions: tuple[Question, ...] = ()
     to_ask: tuple[Question, ...] = ()
@@ -83,6 +85,16 @@ class Watched:
         if (before.share, before.control) != (self.release.share, self.release.control):
             self.mix = Mix(share=self.release.share, control=self.release.control, since=now)
         self.refused, self.refused_until, self.told_at = "", None, None
+
+    def see(self, mesh: MeshSight) -> None:
+        """Take over how its mesh stands; what is new of it is told at once."""
+        if (mesh.trouble, mesh.exceeds, mesh.drift) != (
+            self.mesh.trouble,
+            self.mesh.exceeds,
+            self.mesh.drift,
+        ):
+            self.told_at = None
+        self.mesh = mesh
 
     def note(self, event: Event) -> None:
         """Note what was done or seen."""

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import grpc
 from canary.admin.v1 import admin_pb2, admin_pb2_grpc
+from canary_engine.errors import InvalidPolicy
 from canary_engine.metric_snapshot import MetricSnapshot
-from canary_engine.model import Cohort
+from canary_engine.model import Cohort, Policy
 from canary_engine.record import ReleaseRecord
 
 from canary_controller.admin import Answered, Known, Lease, News, Write
@@ -64,7 +65,7 @@ class CredentialFiles:
 
 
 class Client:
-    """A connection to the admin API at ``address``; it is Leases, Admin and Figures."""
+    """A connection to the admin API at ``address``; it is Leases, Admin, Policies and Figures."""
 
     def __init__(self, address: str, deadline_s: float, files: CredentialFiles) -> None:
         self._deadline_s, self._token_file = deadline_s, files.token
@@ -137,6 +138,14 @@ class Client:
         """See Admin."""
         message = messages.record_message(record, self._points.of(record))
         await self.call(self.stub.PutRecord, admin_pb2.PutRecordRequest(record=message))
+
+    async def policy(self, service_key: str) -> Policy:
+        """See Policies."""
+        request = admin_pb2.GetPolicyRequest(service_key=service_key)
+        try:
+            return messages.policy((await self.call(self.stub.GetPolicy, request)).policy)
+        except InvalidPolicy as error:
+            raise Refused(f"this controller cannot read it: {error}") from error
 
     async def metrics(self, service_key: str, window_s: int) -> Mapping[Cohort, MetricSnapshot]:
         """See Figures."""
