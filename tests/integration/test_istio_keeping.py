@@ -23,7 +23,8 @@ from canary_istio.routes import Mesh, routes
 from support.istio import weights
 from support.kube_api import TOKEN, KubeApi, running_kube_api
 
-DATA = Path(__file__).resolve().parents[1] / "data/istio"
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests/data/istio"
 DOCUMENT = yaml.safe_load((DATA / "seed.policy.yaml").read_text())
 MESH = Mesh(host="yyc3-xy-api", namespace="shop")
 VS, DR, NAME = "VirtualService", "DestinationRule", "yyc3-xy-api"
@@ -318,6 +319,33 @@ async def test_a_missing_permission_is_told_by_name(
     assert kept.standing is Standing.DENIED
     assert f"cannot {verb} resource" in kept.why
     assert kept.is_alarming
+
+
+def granted() -> dict[str, set[str]]:
+    """What the Role in deploy/kubernetes lets the controller do, by plural."""
+    text = (ROOT / "deploy/kubernetes/components/istio/access.yaml").read_text()
+    role = next(found for found in yaml.safe_load_all(text) if found["kind"] == "Role")
+    found: dict[str, set[str]] = {}
+    for rule in role["rules"]:
+        for plural in rule["resources"]:
+            found.setdefault(plural, set()).update(rule["verbs"])
+    return found
+
+
+async def test_the_role_that_is_shipped_is_enough_for_everything_and_nothing_in_it_is_too_much(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    api.role = granted()
+    for percentage, revision in ((5, 1), (50, 2), (0, 3)):
+        assert (await keep(policy(percentage, revision), MESH, cluster)).may_rise
+    for plural, verbs in granted().items():
+        for verb in verbs:
+            for kind in (VS, DR):
+                api.delete(kind, NAME)
+            api.role = {**granted(), plural: verbs - {verb}}
+            assert (await keep(policy(), MESH, cluster)).standing is Standing.DENIED, verb
+            api.role = granted()
+            assert (await keep(policy(), MESH, cluster)).may_rise
 
 
 async def test_a_cluster_without_istio_is_told(api: KubeApi, cluster: ApiServer) -> None:

@@ -110,8 +110,8 @@ class KubeApi:
         self._touch(stored)
 
     def delete(self, kind: str, name: str) -> None:
-        """Somebody deletes an object."""
-        del self._stored[kind, name]
+        """Somebody deletes an object, if it is there."""
+        self._stored.pop((kind, name), None)
 
     def managers(self, kind: str, name: str, *path: str) -> set[str]:
         """Who has set a field."""

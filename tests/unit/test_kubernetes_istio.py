@@ -1,0 +1,147 @@
+"""The component that keeps a mesh in step is valid, fits each overlay, and may do no more."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import kubernetes_validate
+import pytest
+import yaml
+from canary_controller.__main__ import SERVICE_ACCOUNT, main
+from canary_controller.mesh.settings import Entry, entries_in
+from support.manifests import FOLDER, NAMESPACE, OVERLAYS, ROOT, Object, built, copied, objects
+from support.network_policies import Peer, arrows
+from support.pod_security import breaches
+
+COMPONENT = ROOT / FOLDER / "components/istio"
+WAYS = ("above", "inside")
+
+
+@functools.cache
+def with_istio(overlay: str, way: str) -> Sequence[Object]:
+    """An overlay with the component: named in one above it, or in it itself."""
+    with tempfile.TemporaryDirectory(prefix="kubernetes-") as name:
+        folder = copied(Path(name))
+        chosen = folder / "overlays" / (overlay if way == "inside" else "mine")
+        chosen.mkdir(exist_ok=True)
+        file = chosen / "kustomization.yaml"
+        document = yaml.safe_load(file.read_text()) if way == "inside" else {}
+        document.setdefault("resources", [f"../{overlay}"])
+        document["components"] = ["../../components/istio"]
+        file.write_text(yaml.safe_dump(document))
+        return built(chosen)
+
+
+def named(found: Sequence[Object], kind: str, name: str) -> Object:
+    (thing,) = (o for o in found if (o["kind"], o["metadata"]["name"]) == (kind, name))
+    return thing
+
+
+def entries() -> dict[str, Entry]:
+    return dict(entries_in((COMPONENT / "istio.yml").read_text()))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_with_the_component_is_valid_and_as_confined_as_without(
+    overlay: str, way: str
+) -> None:
+    found = with_istio(overlay, way)
+    for thing in found:
+        for version in ("1.29", "1.37"):
+            kubernetes_validate.validate(thing, version, strict=True)
+        if thing["kind"] != "Namespace":
+            assert thing["metadata"]["namespace"] == NAMESPACE
+    pod = named(found, "Deployment", "controller")["spec"]["template"]["spec"]
+    assert list(breaches(pod)) == []
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_it_adds_permissions_a_file_and_a_way_and_changes_the_controller_alone() -> None:
+    def keyed(found: Sequence[Object]) -> dict[tuple[str, str], Object]:
+        return {(thing["kind"], thing["metadata"]["name"]): thing for thing in found}
+
+    # Of the two overlays the one without secrets that are made anew each time.
+    before, after = keyed(objects("production")), keyed(with_istio("production", "above"))
+    assert sorted(kind for kind, _ in after.keys() - before.keys()) == [
+        "ConfigMap", "NetworkPolicy", "Role", "RoleBinding",
+    ]  # fmt: skip
+    changed = [key for key, thing in before.items() if after.get(key) != thing]
+    assert changed == [("Deployment", "controller")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_controller_reads_the_file_and_finds_what_it_shows_where_it_looks(
+    overlay: str, way: str
+) -> None:
+    found = with_istio(overlay, way)
+    pod = named(found, "Deployment", "controller")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    told = {v["name"]: v.get("value", "") for v in container["env"]}
+    assert "istio_file" in {option.name for option in main.params}
+    path = PurePosixPath(told["CANARY_CONTROLLER_ISTIO_FILE"])
+    mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    shown = volumes[mounts[str(path.parent)]]["configMap"]["name"]
+    file = named(found, "ConfigMap", shown)["data"][path.name]
+    assert entries_in(file) == entries()
+    token, authority = volumes[mounts[SERVICE_ACCOUNT]]["projected"]["sources"]
+    assert token["serviceAccountToken"]["path"] == "token"
+    assert [item["path"] for item in authority["configMap"]["items"]] == ["ca.crt"]
+    # Whoever has it may not write, and everything else that the overlay told it is still there.
+    assert "/run/secrets/controller" in mounts
+    assert all(m.get("readOnly") for m in container["volumeMounts"] if m["name"] != "tmp")
+
+
+def test_the_controller_s_account_may_touch_just_the_objects_that_the_file_names() -> None:
+    found = with_istio("production", "above")
+    role = named(found, "Role", "controller-istio")
+    binding = named(found, "RoleBinding", "controller-istio")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    account = named(found, "Deployment", "controller")["spec"]["template"]["spec"]
+    (subject,) = binding["subjects"]
+    assert (subject["name"], subject["namespace"]) == (account["serviceAccountName"], NAMESPACE)
+    by_name, create = role["rules"]
+    for rule in role["rules"]:
+        assert rule["apiGroups"] == ["networking.istio.io"]
+        assert set(rule["resources"]) == {"virtualservices", "destinationrules"}
+    assert (set(by_name["verbs"]), create["verbs"]) == ({"get", "patch"}, ["create"])
+    assert by_name["resourceNames"] == [entry.mesh.name for entry in entries().values()]
+    assert {entry.mesh.namespace for entry in entries().values()} == {NAMESPACE}
+
+
+def test_the_file_names_a_service_key_of_the_gateway_and_a_host_with_both_versions() -> None:
+    declared = yaml.safe_load((ROOT / FOLDER / "base/kong.yml").read_text())
+    assert set(entries()) <= {service["name"] for service in declared["services"]}
+    found = objects("production")
+    for entry in entries().values():
+        selector = named(found, "Service", entry.mesh.host)["spec"]["selector"]
+        labels = [
+            thing["spec"]["template"]["metadata"]["labels"]
+            for thing in found
+            if thing["kind"] == "Deployment"
+        ]
+        chosen = {of.get("version") for of in labels if selector.items() <= of.items()}
+        assert chosen == {"stable", "canary"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_it_opens_the_way_to_the_api_server_for_the_controller_and_for_nobody_else(
+    overlay: str,
+) -> None:
+    server = Peer(name="api-server", address="203.0.113.9", ports=frozenset({443, 6443}))
+    names = ("controller", "kong", "decision-svc")
+    peers = [Peer(name=n, namespace=NAMESPACE, labels={"app.kubernetes.io/name": n}) for n in names]
+
+    def ways(found: Sequence[Object]) -> set[tuple[str, str, int]]:
+        policies = [thing for thing in found if thing["kind"] == "NetworkPolicy"]
+        return arrows(policies, [server, *peers])
+
+    added = ways(with_istio(overlay, "above")) - ways(objects(overlay))
+    assert {who for who, _, _ in added} == {"controller"}
+    assert ("controller", "api-server", 6443) in added
+    assert ("controller", "api-server", 443) in ways(with_istio(overlay, "above"))
