@@ -155,7 +155,7 @@ async def _settle(
         await cluster.apply(body, force=is_as_made)
     except Conflict as conflict:
         drift += [f"{name}: {cause}" for cause in conflict.causes]
-        if no_more(live, wanted):
+        if no_more(live, wanted) and not no_more(wanted, live):
             return Standing.LEFT_LOWER, f"{name}: somebody gave the canary less", drift
         await cluster.apply(body, force=True)
         return Standing.TAKEN_BACK, f"{name}: somebody's change was undone", drift

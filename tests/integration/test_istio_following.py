@@ -8,7 +8,9 @@ import io
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import structlog
 import yaml
 from aiohttp import ClientSession
 from canary_controller.admin import Policies
-from canary_controller.errors import Unknown, Unreachable
+from canary_controller.errors import Refused, Unknown, Unreachable
 from canary_controller.mesh.following import (
     AGAIN,
     DRIFT_SHOWN,
@@ -30,6 +32,7 @@ from canary_engine import parse
 from canary_engine.mesh import NO_MESH
 from canary_engine.model import Policy
 from canary_istio.api_server import ApiServer
+from canary_istio.cluster import Cluster, Object
 from canary_istio.keeping import Standing
 from canary_istio.routes import Mesh, routes
 from support.calls import until_so
@@ -49,13 +52,15 @@ class Store(Policies):
 
     def __init__(self) -> None:
         self.stored: Policy | None = policy(5, 10)
-        self.is_away = False
+        self.is_away, self.refusal = False, ""
         self.asked = 0
 
     async def policy(self, service_key: str) -> Policy:
         self.asked += 1
         if self.is_away:
             raise Unreachable("nobody there")
+        if self.refusal:
+            raise Refused(self.refusal)
         if self.stored is None or service_key != KEY:
             raise Unknown(service_key)
         return self.stored
@@ -80,6 +85,7 @@ class World:
     """One mesh that follows what is stored; time passes as a test says."""
 
     def __init__(self, api: KubeApi, cluster: ApiServer) -> None:
+        self.cluster = cluster
         self.api, self.store, self.looks = api, Store(), Looks()
         self.now, self.is_leader = NOW, True
         entries = {KEY: Entry(mesh=MESH)}
@@ -116,14 +122,19 @@ class World:
     @property
     def canary(self) -> float:
         """The percentage that the mesh gives the canary."""
-        found: dict[str, int] = weights({"spec": self.api.spec(VS, NAME)}, {}, "/")
-        return 100 * found.get("canary", 0) / sum(found.values())
+        return canary_in(self.api.spec(VS, NAME))
 
     def sight(self, stored: Policy | None = None) -> Any:
         """How the mesh stands beside what is stored."""
         found = stored or self.store.stored
         assert found is not None
         return self.meshes.sight(found, self.now)
+
+
+def canary_in(service: dict[str, Any]) -> float:
+    """The percentage that routes give the canary of requests that nobody forces."""
+    found: dict[str, int] = weights({"spec": service}, {}, "/")
+    return 100 * found.get("canary", 0) / sum(found.values())
 
 
 def policy(percentage: float, revision: int, **release: Any) -> Policy:
@@ -337,6 +348,14 @@ async def test_a_service_key_that_has_no_policy_is_told_as_such(world: World) ->
     assert world.api.requests == [], "nothing is touched"
 
 
+async def test_a_policy_that_this_controller_may_not_read_is_told_as_such(world: World) -> None:
+    await world.look()
+    world.store.refusal = "the role viewer is needed"
+    seen = await world.look(LOOK_EVERY)
+    assert (seen.kept.standing, seen.share) == (Standing.DENIED, 5_000)
+    assert "the role viewer is needed" in world.sight().trouble
+
+
 async def test_a_store_that_cannot_be_asked_leaves_what_was_seen(world: World) -> None:
     await world.look()
     world.store.is_away = True
@@ -354,3 +373,67 @@ async def test_routes_that_make_no_sense_hold_the_release_and_end_nothing(world:
     seen = await world.look(LOOK_EVERY)
     assert seen.kept.standing is Standing.HELD
     assert "its routes cannot be read" in world.sight().trouble
+
+
+class Slow:
+    """A cluster whose calls wait until the test lets them go on."""
+
+    def __init__(self, cluster: Cluster, waiting: list[asyncio.Future[None]]) -> None:
+        self._cluster, self._waiting = cluster, waiting
+
+    async def read(self, kind: str, namespace: str, name: str) -> Object | None:
+        await self._way()
+        return await self._cluster.read(kind, namespace, name)
+
+    async def apply(self, wanted: Object, *, force: bool) -> None:
+        await self._way()
+        await self._cluster.apply(wanted, force=force)
+
+    async def _way(self) -> None:
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(held)
+        await held
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_of_two_controllers_that_both_believe_to_lead_none_raises_what_the_other_lowered(
+    world: World, seed: int
+) -> None:
+    chance, revision = Random(seed), 10
+    calls: list[list[asyncio.Future[None]]] = [[], []]
+    both = [
+        FollowingMeshes({KEY: Entry(mesh=MESH)}, world.store, Slow(world.cluster, of), Looks())
+        for of in calls
+    ]
+    awake = 0
+    for _ in range(300):
+        if chance.random() < 0.2:
+            revision += 1
+            world.store.stored = policy(
+                chance.choice([1, 5, 20, 50]), revision, halted=chance.random() < 0.3
+            )
+        if chance.random() < 0.15:
+            awake = 1 - awake  # the other one stands still, wherever it is
+        world.now += AGAIN
+        # It may not have heard yet of what is stored.
+        heard = {KEY: revision} if chance.random() < 0.5 else {}
+        both[awake].see(heard, world.now, lambda: True)
+        await asyncio.sleep(0)
+        if calls[awake]:
+            await let_go(calls[awake].pop(), world.api)
+    for before, after in pairwise(world.api.written):
+        assert after[0] >= before[0] or canary_in(after[1]) <= canary_in(before[1])
+    assert len(world.api.written) > 10
+    for meshes in both:
+        meshes.forget()
+    seen = await world.look()
+    assert seen.kept.may_rise
+    assert world.canary == seen.wanted / 1_000
+
+
+async def let_go(held: asyncio.Future[None], api: KubeApi) -> None:
+    """Let a call go on, and wait until it is answered."""
+    answered = api.answered
+    if not held.done():
+        held.set_result(None)
+        await until_so(lambda: api.answered > answered)

@@ -140,6 +140,36 @@ async def test_who_gives_the_canary_less_is_not_overruled_until_the_release_give
     assert (kept.standing, canary(api)) == (Standing.TAKEN_BACK, 1)
 
 
+async def test_what_somebody_lowered_is_given_back_as_the_runbook_says(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    await keep(policy(), MESH, cluster)
+    less = copy.deepcopy(routes(policy(2), MESH).virtual_service["spec"]["http"])
+    api.edit(VS, NAME, "kubectl-edit", http=less)
+    assert (await keep(policy(), MESH, cluster)).standing is Standing.LEFT_LOWER
+    # canaryctl render istio | kubectl apply --server-side --field-manager --force-conflicts
+    for rendered in routes(policy(), MESH).objects:
+        await cluster.apply(rendered, force=True)
+    kept = await keep(policy(), MESH, cluster)
+    assert (kept.standing, kept.drift) == (Standing.IN_STEP, ())
+    kept = await keep(policy(20, 11), MESH, cluster)
+    assert (kept.standing, kept.drift, canary(api)) == (Standing.APPLIED, (), 20)
+
+
+async def test_who_gives_nobody_the_canary_in_other_words_is_not_waited_for(
+    api: KubeApi, cluster: ApiServer
+) -> None:
+    await keep(policy(), MESH, cluster)
+    stable = {"destination": {"host": NAME, "subset": "stable"}}
+    api.edit(VS, NAME, "kubectl-edit", http=[{"route": [stable]}])
+    assert (await keep(policy(), MESH, cluster)).standing is Standing.LEFT_LOWER
+    # The release is over, and gives nobody the canary either: it need not be kept open for this.
+    kept = await keep(policy(5, 11, status="rolled-back"), MESH, cluster)
+    assert (kept.standing, canary(api)) == (Standing.TAKEN_BACK, 0)
+    again = await keep(policy(5, 11, status="rolled-back"), MESH, cluster)
+    assert again.standing is Standing.IN_STEP
+
+
 async def test_somebody_s_own_fields_stay_theirs(api: KubeApi, cluster: ApiServer) -> None:
     await keep(policy(), MESH, cluster)
     limits = {"connectionPool": {"tcp": {"maxConnections": 100}}}

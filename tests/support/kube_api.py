@@ -67,6 +67,7 @@ class KubeApi:
         self.hang: asyncio.Event | None = None
         """While it is not set, nothing is answered."""
         self.requests: list[str] = []
+        self.answered = 0
         self._stored: dict[tuple[str, str], Stored] = {}
         self._version = 0
         self._tls, self._runner, self._port = tls, None, 0
@@ -122,6 +123,7 @@ class KubeApi:
         self.requests.append(f"{request.method} {request.match_info.get('plural', '')}")
         if self.hang is not None:
             await self.hang.wait()
+        self.answered += 1
         if self.answers:
             return self.answers.pop(0)
         try:

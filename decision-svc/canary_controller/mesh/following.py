@@ -23,7 +23,7 @@ from canary_istio.keeping import Kept, Standing, keep
 from canary_istio.routes import share_of, taking_traffic
 
 from canary_controller.admin import Policies
-from canary_controller.errors import AdminError, Unknown
+from canary_controller.errors import AdminError, Refused, Unknown
 from canary_controller.mesh.settings import Entry
 
 log = structlog.get_logger()
@@ -160,12 +160,12 @@ class FollowingMeshes:
         async with self._places:
             try:
                 policy = await self._policies.policy(key)
-            except Unknown:
-                self._take(key, 0, 0, Kept(standing=Standing.DENIED, why=NO_POLICY), now)
+            except (Unknown, Refused) as error:
+                why = NO_POLICY if isinstance(error, Unknown) else f"of the policy: {error}"
+                self._take(key, 0, 0, Kept(standing=Standing.DENIED, why=why), now)
                 return
-            except AdminError as error:
-                log.warning("a mesh is not looked at", service_key=key, error=str(error))
-                return
+            except AdminError:
+                return  # whoever ticks finds that out, too, and says so
             kept = await self._kept(policy, entry, may_act)
             self._take(key, policy.revision, share_of(taking_traffic(policy)), kept, now)
 
