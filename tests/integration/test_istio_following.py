@@ -219,8 +219,12 @@ async def test_a_release_that_is_about_to_rise_waits_for_one_more_look(world: Wo
         assert world.meshes.hold(stored, world.now) == "its mesh is looked at before it rises"
     await world.look()
     assert world.meshes.hold(stored, world.now + timedelta(seconds=1)) == ""
-    # For the next raise it is asked anew.
+    # For the next raise it is asked anew, and a clock that is set back makes nobody wait for it.
     assert world.meshes.hold(stored, world.now + timedelta(seconds=2))
+    world.now -= timedelta(hours=1)
+    assert world.meshes.hold(stored, world.now)
+    await world.look(timedelta(seconds=1))
+    assert world.meshes.hold(stored, world.now + timedelta(seconds=1)) == ""
     assert world.meshes.hold(replace(stored, service_key="another"), world.now) == ""
 
 

@@ -31,9 +31,9 @@ log = structlog.get_logger()
 LOOK_EVERY = timedelta(seconds=10)
 AGAIN = timedelta(seconds=2)
 """So soon a mesh that is not in step is tried again."""
-FRESH = timedelta(seconds=60)
-"""What was seen longer ago than this lets no release rise."""
-DRIFT_SHOWN = timedelta(seconds=60)
+FRESH = timedelta(minutes=3)
+"""What was seen longer ago than this lets no release rise; a controller may tick once a minute."""
+DRIFT_SHOWN = timedelta(minutes=2)
 MOST_AT_ONCE = 32
 WITHIN_S = 20.0
 """The longest that one look may take; each of its calls has a deadline of its own."""
@@ -119,8 +119,10 @@ class FollowingMeshes:
         key = policy.service_key
         if key not in self._entries:
             return ""
-        asked, seen = self._asked.setdefault(key, now), self._seen.get(key)
-        if seen is None or seen.at < asked or asked == now:
+        asked, seen = self._asked.get(key), self._seen.get(key)
+        if asked is None or asked > now:  # the service's clock may have been set back
+            self._asked[key] = asked = now
+        if seen is None or not asked <= seen.at < now:
             return "its mesh is looked at before it rises"
         del self._asked[key]
         return ""
