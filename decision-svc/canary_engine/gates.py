@@ -13,8 +13,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from canary_engine.guards import is_frozen
-from canary_engine.model import BUCKETS, ApprovedMove, Freeze, Policy
-from canary_engine.plan import Gate, GateKind, Plan, Weekday, Window
+from canary_engine.model import BUCKETS, ApprovedMove, Policy
+from canary_engine.plan import Freeze, Gate, GateKind, Plan, Weekday, Window
 from canary_engine.record import PROMOTION, Answer, GateState, WebhookCall
 from canary_engine.webhooks import Question, call_of, questions_before
 

@@ -22,11 +22,11 @@ from canary_engine.model import (
     BUCKETS,
     Approval,
     ApprovedMove,
-    Freeze,
     Policy,
     Release,
     VersionStatus,
 )
+from canary_engine.plan import Freeze
 
 
 class Effect(StrEnum):

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from canary_engine.plan import Plan
-
-BUCKETS = 100_000
-"""How many buckets hash keys fall into: one bucket is 0.001 %."""
+from canary_engine.plan import Freeze, Plan
+from canary_engine.shares import BUCKETS as BUCKETS
 
 
 class Variant(StrEnum):
@@ -281,17 +278,6 @@ class ApprovalRules:
     start: bool = False
     promote: bool = False
     above: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freeze:
-    """A time without starts and raises; both ends are local date-times in ``time_zone``."""
-
-    name: str
-    start: str
-    end: str
-    time_zone: str
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

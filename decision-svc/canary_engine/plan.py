@@ -12,7 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from canary_engine.model import BUCKETS, Freeze
+from canary_engine.shares import BUCKETS
 
 UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 """The units of a length of time, the longest first."""
@@ -207,6 +207,17 @@ class Window:
                 if begin.astimezone(UTC) <= now < end.astimezone(UTC):
                     return True
         return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """A time without starts and raises; both ends are local date-times in ``time_zone``."""
+
+    name: str
+    start: str
+    end: str
+    time_zone: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from canary_engine.guards import is_frozen
-from canary_engine.model import BUCKETS, Freeze, Policy, Segment, Source, Strategy, Variant
-from canary_engine.plan import Plan, Weekday, length, seconds
+from canary_engine.model import BUCKETS, Policy, Segment, Source, Strategy, Variant
+from canary_engine.plan import Freeze, Plan, Weekday, length, seconds
 from canary_engine.plan_cautions import Warning as Warning  # noqa: A004 - the word for it
 from canary_engine.plan_cautions import cautions
 

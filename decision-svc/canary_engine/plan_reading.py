@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from canary_engine import promql
 from canary_engine.errors import InvalidPolicy
-from canary_engine.model import BUCKETS, Freeze
 from canary_engine.plan import (
     ALERTS,
     CONDITIONS,
@@ -21,6 +20,7 @@ from canary_engine.plan import (
     UNITS_S,
     ChecklistItem,
     Comparison,
+    Freeze,
     Gate,
     GateKind,
     Limit,
@@ -38,6 +38,7 @@ from canary_engine.plan import (
     length,
 )
 from canary_engine.reading import MAX_NAME, Node
+from canary_engine.shares import BUCKETS
 
 W = TypeVar("W", bound=StrEnum)
 

@@ -18,7 +18,6 @@ from canary_engine.model import (
     ApprovedMove,
     Compatibility,
     CompatibilityRule,
-    Freeze,
     Guards,
     Policy,
     Release,
@@ -27,6 +26,7 @@ from canary_engine.model import (
     Version,
     VersionStatus,
 )
+from canary_engine.plan import Freeze
 from canary_engine.release import MOVES, Move, State
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
