@@ -6,7 +6,7 @@ It never takes policies away because the store is gone: the service goes on with
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -15,6 +15,7 @@ from decision_svc.metrics import Metrics
 from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.protocol import (
+    UNREACHABLE,
     UNREADABLE,
     PeopleStore,
     PolicyStore,
@@ -69,27 +70,39 @@ class Follower:
     async def _compare_for_ever(self) -> None:
         while True:
             try:
-                await self.compare()
-                await self._store_is(True)
+                unreached = await self.compare()
+                # Users are asked for where they can be, though it is not all of the store.
+                self._people.is_store_up = True
+                await self._store_is(not unreached, _told(unreached))
             except StoreError as error:
-                await self._store_is(False, error)
+                self._people.is_store_up = False
+                await self._store_is(False, str(error))
             except Exception as error:
                 log.exception("comparing failed, trying again")
-                await self._store_is(False, error)
+                self._people.is_store_up = False
+                await self._store_is(False, str(error))
             await asyncio.sleep(self._compare_every_s)
 
-    async def compare(self, *, anew: bool = False) -> None:
-        """Bring every policy whose revision differs, or ``anew`` all. Raises StoreError."""
+    async def compare(self, *, anew: bool = False) -> Sequence[str]:
+        """Bring every policy whose revision differs, or ``anew`` all.
+
+        Returns the service keys whose server does not answer; raises StoreError if none does.
+        """
         # A policy that comes while the store is asked is not in its answer, yet not lost.
         held = set(self._snapshot.policies())
         stored = await self._policies.revisions()
+        unreached = [key for key, revision in stored.items() if revision == UNREACHABLE]
         for service_key, revision in stored.items():
+            if revision == UNREACHABLE:
+                continue
             if revision == UNREADABLE:
                 self._refuse(service_key, "its revision in the store is not a number")
             elif anew or revision != self._snapshot.revision(service_key):
                 await self._bring(service_key)
         self._look_for_lost(held - set(stored))
-        self._snapshot.set_loaded()
+        if not unreached:
+            self._snapshot.set_loaded()
+        return unreached
 
     def _look_for_lost(self, lost: set[str]) -> None:
         """Nothing removes a policy, so one that is gone was lost with the store's data.
@@ -163,8 +176,7 @@ class Follower:
                 log.exception("following failed, trying again")
             await asyncio.sleep(self._compare_every_s)
 
-    async def _store_is(self, up: bool, error: Exception | None = None) -> None:
-        self._people.is_store_up = up
+    async def _store_is(self, up: bool, error: str) -> None:
         self._metrics.store_up.set(up)
         if up is self._is_up:
             return
@@ -173,7 +185,12 @@ class Follower:
         if up:
             log.info("store reached", services=len(self._snapshot.policies()))
         else:
-            log.error("store lost, going on from memory", error=str(error))
+            log.error("store lost, going on from memory", error=error)
+
+
+def _told(unreached: Sequence[str]) -> str:
+    """Whose server is gone, in words."""
+    return f"no answer about {len(unreached)} service keys: {', '.join(unreached)}"[:MAX_WHY]
 
 
 async def cancel(*tasks: asyncio.Task[None]) -> None:

@@ -10,10 +10,12 @@ from decision_svc.store.connection import Connection
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
+from support.redis_cluster import RedisCluster, running_cluster
 from support.redis_server import RedisServer, running_redis
 
 Store = MemoryStore | RedisStore
 Opens = Callable[[], Store]
+OpensConnection = Callable[[], Connection]
 
 
 @pytest.fixture(scope="session")
@@ -22,23 +24,20 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[Opens]:
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def open_store(request: pytest.FixtureRequest) -> Opens:
     """Opens the same, at first empty, store once more: another process's view of it."""
-    async with AsyncExitStack() as at_end:
-        if request.param == "memory":
-            only = MemoryStore()
-            yield lambda: only
-            return
-        server: RedisServer = request.getfixturevalue("redis_server")
-        await _empty(server)
-
-        def open_another() -> Store:
-            store = RedisStore.connect(server.url, timeout_s=10)
-            at_end.push_async_callback(store.aclose)
-            return store
-
-        yield open_another
+    if request.param == "memory":
+        only = MemoryStore()
+        return lambda: only
+    connections: OpensConnection = request.getfixturevalue(f"{request.param}_connections")
+    return lambda: RedisStore(connections())
 
 
 @pytest.fixture
@@ -47,19 +46,34 @@ def store(open_store: Opens) -> Store:
 
 
 @pytest.fixture
-async def connections(redis_server: RedisServer) -> AsyncIterator[Callable[[], Connection]]:
-    """Opens another connection to the same, at first empty, Redis: another replica's."""
-    await _empty(redis_server)
-    async with AsyncExitStack() as at_end:
-
-        def open_another() -> Connection:
-            connection = Connection.to(redis_server.url, timeout_s=10, connect_timeout_s=10)
-            at_end.push_async_callback(connection.aclose)
-            return connection
-
-        yield open_another
-
-
-async def _empty(server: RedisServer) -> None:
-    async with Redis.from_url(server.url) as client:
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """A client of the server that ``redis_connections`` go to, which is empty at first."""
+    async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
+        yield client
+
+
+@pytest.fixture
+async def redis_connections(
+    redis: Redis, redis_server: RedisServer
+) -> AsyncIterator[OpensConnection]:
+    """Opens another connection to the same, at first empty, Redis: another replica's."""
+    async with AsyncExitStack() as at_end:
+        yield _opens(redis_server.url, at_end)
+
+
+@pytest.fixture
+async def cluster_connections(redis_cluster: RedisCluster) -> AsyncIterator[OpensConnection]:
+    """The same, to a cluster."""
+    redis_cluster.empty()
+    async with AsyncExitStack() as at_end:
+        yield _opens(redis_cluster.url, at_end)
+
+
+def _opens(url: str, at_end: AsyncExitStack) -> OpensConnection:
+    def open_another() -> Connection:
+        connection = Connection.to(url, timeout_s=10, connect_timeout_s=10)
+        at_end.push_async_callback(connection.aclose)
+        return connection
+
+    return open_another

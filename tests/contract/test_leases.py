@@ -25,7 +25,7 @@ class Kept:
     until_ended: Callable[[str], Awaitable[None]]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def kept(request: pytest.FixtureRequest) -> Kept:
     if request.param == "memory":
         moment = [1_000.0]
@@ -35,12 +35,13 @@ def kept(request: pytest.FixtureRequest) -> Kept:
             moment[0] += 3_600
 
         return Kept(leases, leases, later)
-    connections: Callable[[], Connection] = request.getfixturevalue("connections")
+    connections: Callable[[], Connection] = request.getfixturevalue(f"{request.param}_connections")
     connection = connections()
 
     async def gone(name: str) -> None:
         async with asyncio.timeout(LIMIT_S):
-            while await connection.client.exists(f"canary:{{{name}}}:lease"):
+            key = f"canary:{{{name}}}:lease"
+            while await connection.ask(key, lambda redis: redis.exists(key)):
                 pass
 
     return Kept(RedisLeases(connections()), RedisLeases(connections()), gone)

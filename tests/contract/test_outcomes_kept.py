@@ -35,6 +35,7 @@ from decision_svc.store.connection import Connection
 from decision_svc.store.protocol import StoreError
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 DRAWN = Labels("shop", "v2", Variant.CANARY, "r-1", Cohort.DRAWN)
 CONTROL = Labels("shop", "v1", Variant.STABLE, "r-1", Cohort.CONTROL)
@@ -55,13 +56,13 @@ class Kept:
         return int(self.clock.now // SLOT_S)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def kept(request: pytest.FixtureRequest) -> Kept:
     clock = Clock()
     if request.param == "memory":
         outcomes = MemoryOutcomes(clock)
         return Kept(outcomes, outcomes, clock)
-    connections: Callable[[], Connection] = request.getfixturevalue("connections")
+    connections: Callable[[], Connection] = request.getfixturevalue(f"{request.param}_connections")
     one, other = RedisOutcomes(connections(), clock), RedisOutcomes(connections(), clock)
     return Kept(one, other, clock)
 
@@ -231,21 +232,22 @@ async def test_any_tallies_add_up_and_stay_in_the_order_of_their_keys(kept: Kept
 
 
 async def test_redis_forgets_slots_and_batches_by_itself(
-    connections: Callable[[], Connection],
+    redis_connections: Callable[[], Connection],
+    redis: Redis,
 ) -> None:
-    connection, clock = connections(), Clock()
+    connection, clock = redis_connections(), Clock()
     await RedisOutcomes(connection, clock).add("a", [said(DRAWN, 200)])
     slot = int(clock.now // SLOT_S)
-    left_s = await connection.client.ttl(f"canary:{{shop}}:outcomes:{slot}")
+    left_s = await redis.ttl(f"canary:{{shop}}:outcomes:{slot}")
     assert KEPT_S - 120 < left_s <= KEPT_S + 120
-    assert 0 < await connection.client.ttl("canary:{shop}:outcome-batches") <= LATE_S
-    assert await connection.client.dbsize() == 2
+    assert 0 < await redis.ttl("canary:{shop}:outcome-batches") <= LATE_S
+    assert await redis.dbsize() == 2
 
 
 async def test_redis_forgets_a_batch_when_what_it_told_would_no_longer_be_taken(
-    connections: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+    redis_connections: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection, clock = connections(), Clock()
+    connection, clock = redis_connections(), Clock()
     outcomes = RedisOutcomes(connection, clock)
     await outcomes.add("a", [said(DRAWN, 200)])
     clock.now += LATE_S - 1
@@ -260,22 +262,23 @@ async def test_redis_forgets_a_batch_when_what_it_told_would_no_longer_be_taken(
 
 
 async def test_what_something_else_wrote_is_named_and_nothing_is_added_to_it(
-    connections: Callable[[], Connection],
+    redis_connections: Callable[[], Connection],
+    redis: Redis,
 ) -> None:
-    connection, clock = connections(), Clock()
+    connection, clock = redis_connections(), Clock()
     outcomes = RedisOutcomes(connection, clock)
     key = f"canary:{{shop}}:outcomes:{int(clock.now // SLOT_S)}"
-    await connection.client.hset(key, pack_labels(DRAWN), b"\xc1")
+    await redis.hset(key, pack_labels(DRAWN), b"\xc1")
     with pytest.raises(StoreError, match="CORRUPT"):
         await outcomes.add("a", [said(CONTROL, 200), said(DRAWN, 200)])
     with pytest.raises(StoreError, match="not a tally"):
         await outcomes.read("shop", 60)
     assert not await outcomes.is_added("a", "shop")
-    await connection.client.set(key, "text")
+    await redis.set(key, "text")
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await outcomes.add("a", [said(CONTROL, 200)])
-    await connection.client.delete(key)
-    await connection.client.hset(key, b"\xc1", pack_tally(a_tally(200)))
+    await redis.delete(key)
+    await redis.hset(key, b"\xc1", pack_tally(a_tally(200)))
     with pytest.raises(StoreError, match="labels that cannot be read"):
         await outcomes.read("shop", 60)
 

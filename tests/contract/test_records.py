@@ -18,16 +18,17 @@ from decision_svc.records.protocol import (
 from decision_svc.records.redis import RedisRecords
 from decision_svc.store.connection import Connection
 from decision_svc.store.protocol import StoreError
+from redis.asyncio import Redis
 
 KEY = RecordKey("shop", "r-1")
 RECORD = Record(data=b"\x00\xff noted \n", fence=3, is_closed=False)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def records(request: pytest.FixtureRequest) -> RecordStore:
     if request.param == "memory":
         return MemoryRecords()
-    connections: Callable[[], Connection] = request.getfixturevalue("connections")
+    connections: Callable[[], Connection] = request.getfixturevalue(f"{request.param}_connections")
     return RedisRecords(connections())
 
 
@@ -74,22 +75,25 @@ async def test_states_are_told_of_many_at_once(records: RecordStore) -> None:
 
 
 async def test_redis_forgets_a_record_90_days_after_it_was_written_last(
-    connections: Callable[[], Connection],
+    redis_connections: Callable[[], Connection],
+    redis: Redis,
 ) -> None:
-    connection = connections()
+    connection = redis_connections()
     await RedisRecords(connection).put(KEY, RECORD)
-    left_s = await connection.client.ttl("canary:{shop}:record:r-1")
+    left_s = await redis.ttl("canary:{shop}:record:r-1")
     assert KEPT_S - 60 < left_s <= KEPT_S
 
 
-async def test_what_is_no_record_is_no_answer(connections: Callable[[], Connection]) -> None:
-    connection = connections()
+async def test_what_is_no_record_is_no_answer(
+    redis_connections: Callable[[], Connection], redis: Redis
+) -> None:
+    connection = redis_connections()
     records, key = RedisRecords(connection), "canary:{shop}:record:r-1"
-    await connection.client.hset(key, mapping={"record": b"x", "fence": "soon", "closed": "0"})
+    await redis.hset(key, mapping={"record": b"x", "fence": "soon", "closed": "0"})
     with pytest.raises(StoreError, match="not a record"):
         await records.get(KEY)
     with pytest.raises(StoreError, match="CORRUPT"):
         await records.put(KEY, RECORD)
-    await connection.client.set(key, "text")
+    await redis.set(key, "text")
     with pytest.raises(StoreError, match="WRONGTYPE"):
         await records.put(KEY, RECORD)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from canary_engine.model import Profile
+from decision_svc.store.connection import Connection
 from decision_svc.store.protocol import (
     KEPT_REVISIONS,
     UNREADABLE,
@@ -20,6 +21,7 @@ from decision_svc.store.protocol import (
     StoreUnavailable,
 )
 from decision_svc.store.redis import RedisStore
+from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
 from support.redis_server import RedisServer, free_port, running_redis
 
@@ -342,7 +344,7 @@ async def test_any_client_may_be_injected(
     server: RedisServer, client: Redis, options: dict[str, Any]
 ) -> None:
     async with Redis.from_url(server.url, **options) as injected:
-        store = RedisStore(injected, silence_s=0.01)
+        store = RedisStore(Connection(OneServer(injected)), silence_s=0.01)
         async with aclosing(store.watch()) as announcements:
             assert await anext(announcements) == ""
             await write(store, 1, "支付")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from canary_engine.model import Profile
 from decision_svc.store import was_saved
+from decision_svc.store.connection import Connection
 from decision_svc.store.protocol import (
     ChangeRecord,
     LostRace,
@@ -20,6 +21,7 @@ from decision_svc.store.protocol import (
     StoreUnavailable,
 )
 from decision_svc.store.redis import RedisStore
+from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
 from support.redis_server import RedisServer, free_port, running_redis
 
@@ -264,7 +266,9 @@ async def test_an_injected_client_that_would_retry_does_not(
     async with Relay(server).running() as relay:
         eager = Redis(unix_socket_path=str(relay.path))
         async with eager:
-            await assert_unavailable(write(RedisStore(eager), 2), TIMEOUT_S + SLACK_S)
+            await assert_unavailable(
+                write(RedisStore(Connection(OneServer(eager))), 2), TIMEOUT_S + SLACK_S
+            )
         assert relay.scripts_seen == 1
     assert await store.revisions() == {"shop": 2}
 

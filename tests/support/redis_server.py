@@ -57,7 +57,7 @@ class RedisServer:
         command += ["--unixsocket", str(self.socket_path), "--dir", str(self.directory)]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([*command, *self._options], stdout=log, stderr=log)
-        _wait_until(self._is_up, _START_S)
+        wait_until(self._is_up, _START_S)
 
     def stop(self) -> None:
         """End it in good order; no effect if it is down."""
@@ -138,7 +138,8 @@ def _persistence(appendonly: bool) -> Sequence[str]:
     return ("--save", "", "--appendonly", "no")
 
 
-def _wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
+def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
+    """Look until it is so; an AssertionError after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < deadline, f"not so within {limit_s:g} s"

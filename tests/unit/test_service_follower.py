@@ -16,6 +16,7 @@ from decision_svc.people import People
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import (
+    UNREACHABLE,
     UNREADABLE,
     ChangeRecord,
     Document,
@@ -261,4 +262,46 @@ async def test_a_revision_that_is_not_a_number_is_told_once_and_the_others_are_b
     assert (parts.snapshot.revision("shop"), parts.snapshot.revision("zoo")) == (1, 2)
     assert [(line["service_key"], line["event"]) for line in logs] == [
         ("shop", "stored policy is invalid")
+    ]
+
+
+async def test_of_a_store_that_is_partly_gone_the_rest_is_followed_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = Parts()
+    await parts.save(1)
+    await parts.save(1, "zoo")
+
+    async def revisions() -> dict[str, int]:
+        return {"shop": UNREACHABLE, "zoo": 1}
+
+    with monkeypatch.context() as gone:
+        gone.setattr(parts.store, "revisions", revisions)
+        with capture_logs() as logs:
+            assert await parts.follower.compare() == ["shop"]
+        assert (parts.snapshot.revision("shop"), parts.snapshot.revision("zoo")) == (0, 1)
+        assert not parts.snapshot.is_loaded, "a policy that was never read may still come"
+        assert logs == []
+    assert await parts.follower.compare() == []
+    assert parts.snapshot.revision("shop") == 1
+    assert parts.snapshot.is_loaded
+
+
+async def test_users_are_asked_for_while_a_part_of_the_store_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = Parts()
+    await parts.save(1)
+    parts.people.is_store_up = False
+
+    async def revisions() -> dict[str, int]:
+        return {"shop": UNREACHABLE}
+
+    monkeypatch.setattr(parts.store, "revisions", revisions)
+    with capture_logs() as logs:
+        async with parts.following():
+            await until_so(lambda: parts.states == [False])
+    assert parts.people.is_store_up
+    assert [line["error"] for line in logs if line["event"].startswith("store lost")] == [
+        "no answer about 1 service keys: shop"
     ]

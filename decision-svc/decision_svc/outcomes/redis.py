@@ -44,6 +44,7 @@ from decision_svc.outcomes.slots import (
     window,
 )
 from decision_svc.store.connection import Connection, as_bytes, slot_key
+from decision_svc.store.servers import Asked, Script, whole_hash
 
 # Of one service key: a thousand gateways for a minute and a half, a hundred for LATE_S.
 MAX_BATCH_IDS = 100_000
@@ -56,7 +57,7 @@ class RedisOutcomes:
 
     def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
         self._connection, self._clock = connection, clock
-        self._add = connection.script("add_outcomes.lua")
+        self._add = Script("add_outcomes.lua")
 
     @property
     def kept_s(self) -> int:
@@ -70,16 +71,12 @@ class RedisOutcomes:
         for found in reported:
             if found.age_s <= LATE_S:
                 parts[found.labels.service_key].append(found)
-        async with self._connection.pipeline() as pipeline:
-            for service_key, part in parts.items():
-                keys, args = self._addition(service_key, batch_id, part)
-                await self._add(keys=keys, args=args, client=pipeline)
-            answers = await self._connection.ask_all("outcomes", pipeline)
+        answers = await self._connection.ask_all(
+            [self._addition(service_key, batch_id, part) for service_key, part in parts.items()]
+        )
         return frozenset(key for key, is_new in zip(parts, answers, strict=True) if is_new)
 
-    def _addition(
-        self, service_key: str, batch_id: str, part: Sequence[Reported]
-    ) -> tuple[list[str], list[Any]]:
+    def _addition(self, service_key: str, batch_id: str, part: Sequence[Reported]) -> Asked:
         now = self._clock()
         keys = [slot_key(service_key, "outcome-batches")]
         args: list[Any] = [batch_id, now, now - LATE_S, LATE_S, MAX_BATCH_IDS, MAX_LABELS]
@@ -91,12 +88,12 @@ class RedisOutcomes:
                 indices[slot] = len(keys)
             args += [indices[slot], (slot + 1) * SLOT_S + KEPT_S]
             args += [pack_labels(labels), pack_labels(merged_into(labels)), pack_tally(told)]
-        return keys, args
+        return Asked(keys[0], self._add.on(keys, args))
 
     async def is_added(self, batch_id: str, service_key: str) -> bool:
         """See Outcomes."""
         key = slot_key(service_key, "outcome-batches")
-        found = await self._connection.ask(key, self._connection.client.zscore(key, batch_id))
+        found = await self._connection.ask(key, lambda redis: redis.zscore(key, batch_id))
         return found is not None
 
     async def read(self, service_key: str, window_s: int) -> Mapping[Labels, Tally]:
@@ -131,10 +128,7 @@ class RedisOutcomes:
         """Each slot that is asked for and what it holds; decisions have their turn in between."""
         for start in range(0, len(asked), _PIPELINED):
             some = asked[start : start + _PIPELINED]
-            async with self._connection.pipeline() as pipeline:
-                for service_key, slot in some:
-                    pipeline.hgetall(_slot_key(service_key, slot))
-                answers = await self._connection.ask_all("outcomes", pipeline)
+            answers = await self._connection.ask_all([whole_hash(_slot_key(*one)) for one in some])
             unpacked = 0
             for one, answer in zip(some, answers, strict=True):
                 yield one, answer

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from decision_svc.records.protocol import KEPT_S, Record, RecordKey, RecordState, TooLate
 from decision_svc.store.connection import Connection, as_bytes, slot_key
 from decision_svc.store.protocol import StoreError
+from decision_svc.store.servers import Asked, Script
 
 _PIPELINED = 500
 _STATES = {b"0": RecordState.OPEN, b"1": RecordState.CLOSED}
@@ -22,21 +23,23 @@ class RedisRecords:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._put = connection.script("put_record.lua")
+        self._put = Script("put_record.lua")
 
     async def put(self, key: RecordKey, record: Record) -> None:
         """See RecordStore."""
         where = _key(key)
         args: list[bytes | int] = [record.fence, record.data, int(record.is_closed), KEPT_S]
-        newest = await self._connection.ask(where, self._put(keys=[where], args=args))
+        newest = await self._connection.ask(where, self._put.on([where], args))
         if int(newest) > record.fence:
             raise TooLate(key, record.fence, int(newest))
 
     async def get(self, key: RecordKey) -> Record | None:
         """See RecordStore."""
         where = _key(key)
-        asked = self._connection.client.hmget(where, ["record", "fence", "closed"])
-        data, fence, closed = await self._connection.ask(where, asked)
+        fields = ["record", "fence", "closed"]
+        data, fence, closed = await self._connection.ask(
+            where, lambda redis: redis.hmget(where, fields)
+        )
         if data is None or fence is None or closed is None:
             return None
         try:
@@ -49,14 +52,16 @@ class RedisRecords:
         found: dict[RecordKey, RecordState] = {}
         for start in range(0, len(keys), _PIPELINED):
             some = keys[start : start + _PIPELINED]
-            async with self._connection.pipeline() as pipeline:
-                for key in some:
-                    pipeline.hget(_key(key), "closed")
-                answers = await self._connection.ask_all("records", pipeline)
+            answers = await self._connection.ask_all([_is_closed(key) for key in some])
             for key, answer in zip(some, answers, strict=True):
                 state = RecordState.NONE if answer is None else _STATES.get(as_bytes(answer))
                 found[key] = state or RecordState.OPEN
         return found
+
+
+def _is_closed(key: RecordKey) -> Asked:
+    where = _key(key)
+    return Asked(where, lambda redis: redis.hget(where, "closed"))
 
 
 def _key(key: RecordKey) -> str:

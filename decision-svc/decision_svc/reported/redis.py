@@ -28,6 +28,7 @@ from decision_svc.reported.protocol import (
 )
 from decision_svc.store.connection import Connection, as_bytes, slot_key
 from decision_svc.store.protocol import StoreError
+from decision_svc.store.servers import Script, whole_hash
 
 _REPEATED, _FULL = 0, -1
 
@@ -37,7 +38,7 @@ class RedisReported:
 
     def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
         self._connection, self._clock = connection, clock
-        self._add = connection.script("add_reported.lua")
+        self._add = Script("add_reported.lua")
 
     async def add(self, service_key: str, report_id: str, samples: Sequence[Sample]) -> bool:
         """See ReportedStore."""
@@ -52,7 +53,7 @@ class RedisReported:
                 indices[minute] = len(keys)
             args += [indices[minute], (minute + 1) * MINUTE_S + KEPT_S]
             args += [_pack(series), repr(total.sum), total.observations]
-        answer = await self._connection.ask(keys[0], self._add(keys=keys, args=args))
+        answer = await self._connection.ask(keys[0], self._add.on(keys, args))
         if answer == _FULL:
             raise TooManySeries(service_key)
         return bool(answer != _REPEATED)
@@ -60,10 +61,7 @@ class RedisReported:
     async def read(self, service_key: str, window_s: float) -> Mapping[Series, Total]:
         """See ReportedStore."""
         keys = [_minute_key(service_key, minute) for minute in minutes(self._clock(), window_s)]
-        async with self._connection.pipeline() as pipeline:
-            for key in keys:
-                pipeline.hgetall(key)
-            answers = await self._connection.ask_all("reported metrics", pipeline)
+        answers = await self._connection.ask_all([whole_hash(key) for key in keys])
         found: dict[Series, Total] = {}
         for key, answer in zip(keys, answers, strict=True):
             for series, total in _totals(key, answer).items():

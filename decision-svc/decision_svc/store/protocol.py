@@ -26,6 +26,8 @@ KEPT_REVISIONS = 1_000
 """How many documents of a service key are kept, the newest."""
 UNREADABLE = -1
 """What ``revisions`` gives for a service key whose revision is not a number."""
+UNREACHABLE = -2
+"""What it gives for one whose server does not answer, while another's does."""
 
 
 class StoreError(CanaryError):
@@ -121,8 +123,8 @@ class PolicyStore(Protocol):
     async def revisions(self) -> Mapping[str, int]:
         """Service key to current revision of everything stored; empty if nothing is.
 
-        UNREADABLE for a service key whose revision is not a number: the others are told all
-        the same.
+        UNREADABLE or UNREACHABLE for a service key of which that is not known: the others are
+        told all the same.
         """
         ...
 

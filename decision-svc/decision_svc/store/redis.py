@@ -26,8 +26,7 @@ from itertools import islice
 from typing import Any
 
 from canary_engine.model import Profile
-from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline, PubSub
+from redis.asyncio.client import PubSub
 
 from decision_svc.exposure.protocol import KEPT_S, MAX_LISTED, Served
 from decision_svc.store.connection import (
@@ -36,7 +35,6 @@ from decision_svc.store.connection import (
     DEFAULT_TIMEOUT_S,
     Connection,
     as_bytes,
-    is_spoiled,
     slot_key,
 )
 from decision_svc.store.encoding import (
@@ -52,6 +50,7 @@ from decision_svc.store.encoding import (
 )
 from decision_svc.store.protocol import (
     KEPT_REVISIONS,
+    UNREACHABLE,
     UNREADABLE,
     ChainMoved,
     ChangeRecord,
@@ -63,6 +62,7 @@ from decision_svc.store.protocol import (
     StoreUnavailable,
     Tail,
 )
+from decision_svc.store.servers import Asked, Question, Script
 
 DEFAULT_SILENCE_S = 15.0
 
@@ -80,27 +80,18 @@ _Message = Mapping[str, Any]
 class RedisStore:
     """A PolicyStore, an AuditStore, an ExposureStore and a PeopleStore.
 
-    Takes over ``client``: its retries are turned off, because a write whose answer was lost
-    must not be sent twice behind the caller's back. Every question is answered within
-    ``timeout_s`` or StoreUnavailable is raised; a watch whose connection is silent for
-    ``silence_s`` asks whether it still stands.
+    Every question is answered within the connection's ``timeout_s`` or StoreUnavailable is
+    raised; a watch whose connection is silent for ``silence_s`` asks whether it still stands.
     """
 
-    def __init__(
-        self,
-        client: Redis,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        silence_s: float = DEFAULT_SILENCE_S,
-    ) -> None:
-        self.connection = Connection(client, timeout_s=timeout_s)
+    def __init__(self, connection: Connection, *, silence_s: float = DEFAULT_SILENCE_S) -> None:
+        self.connection = connection
         """For other adapters that keep things in the same Redis."""
-        self._client, self._ask = client, self.connection.ask
+        self._ask, self._ask_all = connection.ask, connection.ask_all
+        self._within = connection.within
         self._silence_s = silence_s
-        self._save = self.connection.script("save.lua")
-        self._append = self.connection.script("append.lua")
-        self._expose = self.connection.script("expose.lua")
-        self._put_profile = self.connection.script("put_profile.lua")
+        self._save, self._append = Script("save.lua"), Script("append.lua")
+        self._expose, self._put_profile = Script("expose.lua"), Script("put_profile.lua")
 
     @classmethod
     def connect(
@@ -112,7 +103,7 @@ class RedisStore:
         silence_s: float = DEFAULT_SILENCE_S,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> RedisStore:
-        """A store at ``redis://``, ``rediss://`` or ``unix://``; connects when first asked.
+        """A store at a URL, see ``Connection.to``; connects when first asked.
 
         Every watcher holds one of ``max_connections``; questions queue for the others.
         Raises StoreError when the URL is wrong.
@@ -123,14 +114,14 @@ class RedisStore:
             connect_timeout_s=connect_timeout_s,
             max_connections=max_connections,
         )
-        return cls(connection.client, timeout_s=timeout_s, silence_s=silence_s)
+        return cls(connection, silence_s=silence_s)
 
     async def aclose(self) -> None:
         """Close the connections, those of watchers too."""
         await self.connection.aclose()
 
     async def revisions(self) -> Mapping[str, int]:
-        names = await self._ask(_SERVICES, self._client.smembers(_SERVICES))
+        names = await self._ask(_SERVICES, lambda redis: redis.smembers(_SERVICES))
         service_keys = iter(sorted(read_text(as_bytes(name), _SERVICES) for name in names))
         found: dict[str, int] = {}
         while some := list(islice(service_keys, _PIPELINED)):
@@ -142,7 +133,7 @@ class RedisStore:
             key, field = slot_key(service_key, "policy"), "document"
         else:
             key, field = slot_key(service_key, "revisions"), str(revision)
-        data = await self._ask(key, self._client.hget(key, field))
+        data = await self._ask(key, lambda redis: redis.hget(key, field))
         return None if data is None else read_document(as_bytes(data), f"{key} {field}")
 
     async def save(
@@ -160,8 +151,8 @@ class RedisStore:
         args: list[str | int | bytes] = [expected, record.revision]
         args += [await write_document(document), write_record(record), _CHANGES, service_key]
         args += [length, b"" if link is None else write_link(link), KEPT_REVISIONS, *edits]
-        await self._ask(_SERVICES, self._client.sadd(_SERVICES, service_key))
-        current, found = await self._ask(keys[0], self._save(keys=[*keys, *edited_keys], args=args))
+        await self._ask(_SERVICES, lambda redis: redis.sadd(_SERVICES, service_key))
+        current, found = await self._ask(keys[0], self._save.on([*keys, *edited_keys], args))
         if current != expected:
             raise LostRace(service_key, expected, current)
         if length not in (_ANY_LENGTH, found):
@@ -172,8 +163,9 @@ class RedisStore:
     ) -> Sequence[ChangeRecord]:
         key = slot_key(service_key, "changes")
         newest = "+inf" if before is None else f"({before}"
+        num = max(limit, 0)
         found = await self._ask(
-            key, self._client.zrevrangebyscore(key, newest, "-inf", start=0, num=max(limit, 0))
+            key, lambda redis: redis.zrevrangebyscore(key, newest, "-inf", start=0, num=num)
         )
         return [read_record(as_bytes(data), key) for data in found]
 
@@ -181,30 +173,25 @@ class RedisStore:
         return self._announcements(_CHANGES)
 
     async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
-        key, chain = slot_key(service_key, "policy"), _chain(service_key)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.hget(key, "document")
-            _ask_tail(pipeline, chain)
-            data, *tail = await self._ask(key, pipeline.execute())
-        document = None if data is None else read_document(as_bytes(data), f"{key} document")
-        return document, _tail(*tail)
+        key = slot_key(service_key, "policy")
+        document = Asked(key, lambda redis: redis.hget(key, "document"))
+        data, *tail = await self._ask_all([document, *_tail_of(_chain(service_key))])
+        found = None if data is None else read_document(as_bytes(data), f"{key} document")
+        return found, _tail(*tail)
 
     async def links(self, service_key: str, after: int = 0, limit: int = 100) -> Sequence[Link]:
         if limit < 1:
             return []
         key = _chain(service_key)
-        found = await self._ask(key, self._client.lrange(key, after, after + limit - 1))
+        found = await self._ask(key, lambda redis: redis.lrange(key, after, after + limit - 1))
         return [read_link(as_bytes(data), after + place) for place, data in enumerate(found, 1)]
 
     async def tail(self, service_key: str) -> Tail:
-        key = _chain(service_key)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            _ask_tail(pipeline, key)
-            return _tail(*await self._ask(key, pipeline.execute()))
+        return _tail(*await self._ask_all(_tail_of(_chain(service_key))))
 
     async def append(self, service_key: str, link: Link) -> None:
         key, expected = _chain(service_key), link.sequence - 1
-        found = await self._ask(key, self._append(keys=[key], args=[expected, write_link(link)]))
+        found = await self._ask(key, self._append.on([key], [expected, write_link(link)]))
         if found != expected:
             raise ChainMoved(service_key, expected, found)
 
@@ -213,10 +200,7 @@ class RedisStore:
     ) -> frozenset[str]:
         if not segments:
             return frozenset()
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for segment in segments:
-                pipeline.sismember(slot_key(service_key, "members", segment), user)
-            answers = await self._ask(slot_key(service_key, "members"), pipeline.execute())
+        answers = await self._ask_all([_is_member(service_key, one, user) for one in segments])
         return frozenset(
             segment for segment, is_listed in zip(segments, answers, strict=True) if is_listed
         )
@@ -225,16 +209,19 @@ class RedisStore:
         self, service_key: str, segment: str, cursor: str = ""
     ) -> tuple[Sequence[str], str, int]:
         key = slot_key(service_key, "members", segment)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.sscan(key, _cursor(cursor), count=_PAGE)
-            pipeline.scard(key)
-            (following, page), total = await self._ask(key, pipeline.execute())
+        start = _cursor(cursor)
+        (following, page), total = await self._ask_all(
+            [
+                Asked(key, lambda redis: redis.sscan(key, start, count=_PAGE)),
+                Asked(key, lambda redis: redis.scard(key)),
+            ]
+        )
         users = [read_text(as_bytes(user), key) for user in page]
         return users, str(following) if int(following) else "", total
 
     async def profile(self, user: str) -> Profile | None:
         key = _profile_key(user)
-        found = await self._ask(key, self._client.hgetall(key))
+        found = await self._ask(key, lambda redis: redis.hgetall(key))
         if not found:
             return None
         fields = {read_text(as_bytes(name), key): as_bytes(data) for name, data in found.items()}
@@ -244,52 +231,40 @@ class RedisStore:
         fields = write_profile(profile) if profile is not None else {}
         key = _profile_key(user)
         flat = [part for field in fields.items() for part in field]
-        await self._ask(key, self._put_profile(keys=[key], args=[_PROFILES, user, *flat]))
+        await self._ask(key, self._put_profile.on([key], [_PROFILES, user, *flat]))
 
     async def expose(self, served: Served, marks: Collection[int], listed: bool) -> None:
         keys = [_exposure_key("exposed", served), _exposure_key("exposed-users", served)]
         args: list[str | int] = [KEPT_S, MAX_LISTED if listed else 0]
         args += [f"{mark:016x}" for mark in marks]
-        await self._ask(keys[0], self._expose(keys=keys, args=args))
+        await self._ask(keys[0], self._expose.on(keys, args))
 
     async def exposed(self, served: Served) -> int:
         key = _exposure_key("exposed", served)
-        return int(await self._ask(key, self._client.pfcount(key)))
+        return int(await self._ask(key, lambda redis: redis.pfcount(key)))
 
     async def exposed_users(self, served: Served) -> Sequence[str]:
         key = _exposure_key("exposed-users", served)
-        found = await self._ask(key, self._client.smembers(key))
+        found = await self._ask(key, lambda redis: redis.smembers(key))
         return sorted(read_text(as_bytes(mark), key) for mark in found)
 
     def watch_profiles(self) -> AsyncGenerator[str, None]:
         return self._announcements(_PROFILES)
 
     async def _revisions_of(self, service_keys: Sequence[str]) -> dict[str, int]:
-        keys = [slot_key(service_key, "policy") for service_key in service_keys]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.hget(key, "revision")
-            answers = await self._ask(_SERVICES, pipeline.execute(raise_on_error=False))
+        answers = await self.connection.answers([_revision_of(key) for key in service_keys])
+        troubles = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+        if troubles and len(troubles) == len(answers):
+            raise troubles[0]
         return {
-            service_key: self._revision(answer, key)
-            for service_key, key, answer in zip(service_keys, keys, answers, strict=True)
+            service_key: _revision(answer)
+            for service_key, answer in zip(service_keys, answers, strict=True)
             if answer is not None
         }
 
-    def _revision(self, answer: bytes | str | Exception, key: str) -> int:
-        """The revision that Redis answered; what spoils one key is no trouble of the others."""
-        if isinstance(answer, Exception):
-            if is_spoiled(answer):
-                return UNREADABLE
-            raise self.connection.failed(key, answer, str(answer)) from answer
-        try:
-            return int(answer)
-        except ValueError:
-            return UNREADABLE
-
     async def _announcements(self, channel: str) -> AsyncGenerator[str, None]:
-        async with self._client.pubsub() as pubsub:
-            await self._ask(channel, _subscribe(pubsub, channel))
+        async with await self.connection.pubsub(channel) as pubsub:
+            await self._within(channel, _subscribe(pubsub, channel))
             yield ""
             while True:
                 message = await self._hear(pubsub, channel)
@@ -300,7 +275,7 @@ class RedisStore:
         """The next message. A peer that vanished is silent too, so silence is asked about."""
         message = await self._next(pubsub, channel, self._silence_s)
         if message is None:
-            await self._ask(channel, pubsub.ping())
+            await self._within(channel, pubsub.ping())
             message = await self._next(pubsub, channel, self.connection.timeout_s)
         if message is None:
             raise StoreUnavailable(
@@ -309,7 +284,7 @@ class RedisStore:
         return message
 
     async def _next(self, pubsub: PubSub, channel: str, wait_s: float) -> _Message | None:
-        message: _Message | None = await self._ask(
+        message: _Message | None = await self._within(
             channel, pubsub.get_message(timeout=wait_s), wait_s + self.connection.timeout_s
         )
         return message
@@ -359,11 +334,34 @@ def _exposure_key(kind: str, served: Served) -> str:
     return slot_key(served.service_key, kind, served.release_id, str(served.variant))
 
 
-def _ask_tail(pipeline: Pipeline, key: str) -> None:
-    """Put the questions into the pipeline that ``_tail`` takes the answers of."""
-    pipeline.llen(key)
-    pipeline.lindex(key, 0)
-    pipeline.lindex(key, -1)
+def _is_member(service_key: str, segment: str, user: str) -> Asked:
+    key = slot_key(service_key, "members", segment)
+    return Asked(key, lambda redis: redis.sismember(key, user))
+
+
+def _revision_of(service_key: str) -> Asked:
+    key = slot_key(service_key, "policy")
+    return Asked(key, lambda redis: redis.hget(key, "revision"))
+
+
+def _revision(answer: bytes | str | StoreError) -> int:
+    """The revision that Redis answered; what spoils one key is no trouble of the others."""
+    if isinstance(answer, StoreError):
+        return UNREACHABLE if isinstance(answer, StoreUnavailable) else UNREADABLE
+    try:
+        return int(answer)
+    except ValueError:
+        return UNREADABLE
+
+
+def _tail_of(key: str) -> Sequence[Asked]:
+    """The questions that ``_tail`` takes the answers of."""
+    questions: list[Question] = [
+        lambda redis: redis.llen(key),
+        lambda redis: redis.lindex(key, 0),
+        lambda redis: redis.lindex(key, -1),
+    ]
+    return [Asked(key, question) for question in questions]
 
 
 def _tail(length: int, first: Any, last: Any) -> Tail:

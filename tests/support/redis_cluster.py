@@ -1,0 +1,104 @@
+"""A real Redis Cluster for tests: three masters on the loopback interface, ended by their pids."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from redis import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisError
+
+from support.redis_server import RedisServer, wait_until
+
+MASTERS = 3
+# A master waits two seconds after its start before it takes writes.
+_JOIN_S = 30.0
+
+
+class RedisCluster:
+    """Masters that share the slots evenly, in the order of ``servers``; nobody has a replica."""
+
+    def __init__(self, servers: Sequence[RedisServer], buses: Sequence[int]) -> None:
+        self.servers, self._buses = servers, buses
+
+    @property
+    def url(self) -> str:
+        """For a decision service, which is told of one server only and finds the others."""
+        return f"redis+cluster://127.0.0.1:{self.servers[0].port}"
+
+    @property
+    def url_of_all(self) -> str:
+        """The same, for one that may be started while the first server is gone."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{s.port}" for s in self.servers)
+
+    def keeper(self, key: str) -> RedisServer:
+        """The server that is given the key's slot at the beginning."""
+        return self.servers[key_slot(key.encode()) * MASTERS // REDIS_CLUSTER_HASH_SLOTS]
+
+    def create(self) -> None:
+        """Give each running server its slots, make them known to each other, wait until all is
+        well.
+        """
+        # The first slot of each keeper, as ``keeper`` has it.
+        slots = [-(-at * REDIS_CLUSTER_HASH_SLOTS // MASTERS) for at in range(MASTERS + 1)]
+        for at, server in enumerate(self.servers):
+            with Redis.from_url(server.tcp_url) as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", at + 1)
+                client.execute_command("CLUSTER ADDSLOTSRANGE", slots[at], slots[at + 1] - 1)
+                for other, bus in zip(self.servers[:at], self._buses, strict=False):
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", other.port, bus)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until every server takes writes and knows all slots."""
+        for server in self.servers:
+            wait_until(partial(_is_well, server), _JOIN_S)
+
+    def empty(self) -> None:
+        """Forget everything that is kept."""
+        for server in self.servers:
+            with Redis.from_url(server.tcp_url) as client:
+                client.flushall()
+
+
+@contextmanager
+def running_cluster(*options: str, appendonly: bool = False) -> Iterator[RedisCluster]:
+    """A cluster that runs, and is gone with its directories afterwards."""
+    ports = free_ports(2 * MASTERS)
+    with ExitStack() as stack:
+        servers = []
+        for port, bus in zip(ports[:MASTERS], ports[MASTERS:], strict=True):
+            clustered = ("--cluster-enabled", "yes", "--cluster-port", str(bus), *options)
+            server = RedisServer(port=port, appendonly=appendonly, options=clustered)
+            stack.callback(server.remove)
+            server.start()
+            servers.append(server)
+        cluster = RedisCluster(servers, ports[MASTERS:])
+        cluster.create()
+        yield cluster
+
+
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports that nobody listened on a moment ago."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _is_well(server: RedisServer) -> bool:
+    try:
+        with Redis.from_url(server.tcp_url) as client:
+            info = client.execute_command("CLUSTER INFO")
+    except RedisError:
+        return False
+    found = {str(name): str(value) for name, value in info.items()}
+    return (found["cluster_state"], found["cluster_slots_ok"], found["cluster_known_nodes"]) == (
+        "ok",
+        str(REDIS_CLUSTER_HASH_SLOTS),
+        str(MASTERS),
+    )
