@@ -57,6 +57,29 @@ class RedisCluster:
         for server in self.servers:
             wait_until(partial(_is_well, server), _JOIN_S)
 
+    @contextmanager
+    def replica(self, key: str) -> Iterator[RedisServer]:
+        """One more server, which has a copy of what the key's keeper has."""
+        port, bus = free_ports(2)
+        server = RedisServer(port=port, options=_clustered(bus))
+        try:
+            server.start()
+            with Redis.from_url(server.tcp_url) as client:
+                # By each of them, for gossip takes seconds.
+                for known, its_bus in zip(self.servers, self._buses, strict=True):
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", known.port, its_bus)
+                wait_until(partial(_is_known, server, self.servers), _JOIN_S)
+                with Redis.from_url(self.keeper(key).tcp_url) as keeper:
+                    name = keeper.execute_command("CLUSTER MYID")
+                client.execute_command("CLUSTER REPLICATE", name)
+                wait_until(lambda: client.info("replication")["role"] == "slave", _JOIN_S)
+                wait_until(
+                    lambda: client.info("replication")["master_link_status"] == "up", _JOIN_S
+                )
+            yield server
+        finally:
+            server.remove()
+
     def empty(self) -> None:
         """Forget everything that is kept."""
         for server in self.servers:
@@ -71,7 +94,7 @@ def running_cluster(*options: str, appendonly: bool = False) -> Iterator[RedisCl
     with ExitStack() as stack:
         servers = []
         for port, bus in zip(ports[:MASTERS], ports[MASTERS:], strict=True):
-            clustered = ("--cluster-enabled", "yes", "--cluster-port", str(bus), *options)
+            clustered = (*_clustered(bus), *options)
             server = RedisServer(port=port, appendonly=appendonly, options=clustered)
             stack.callback(server.remove)
             server.start()
@@ -81,6 +104,10 @@ def running_cluster(*options: str, appendonly: bool = False) -> Iterator[RedisCl
         yield cluster
 
 
+def _clustered(bus: int) -> Sequence[str]:
+    return ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+
+
 def free_ports(count: int) -> list[int]:
     """Different loopback ports that nobody listened on a moment ago."""
     with ExitStack() as stack:
@@ -88,6 +115,16 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def _is_known(newcomer: RedisServer, by: Sequence[RedisServer]) -> bool:
+    for server in by:
+        with Redis.from_url(server.tcp_url) as client:
+            nodes = client.execute_command("CLUSTER NODES")
+        found = nodes.get(f"127.0.0.1:{newcomer.port}")
+        if found is None or "handshake" in found["flags"]:
+            return False
+    return True
 
 
 def _is_well(server: RedisServer) -> bool:

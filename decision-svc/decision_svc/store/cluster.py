@@ -223,7 +223,10 @@ async def _asking(redis: Redis, question: Question) -> Any:
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.execute_command("ASKING")
         question(pipeline)
-        return (await pipeline.execute())[1]
+        _, answer = await pipeline.execute(raise_on_error=False)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _target(error: MovedError | AskError, asked: Redis) -> Address:
