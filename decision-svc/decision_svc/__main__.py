@@ -28,7 +28,8 @@ DEFAULTS = Settings()
 @click.option(
     "--redis-url",
     default=DEFAULTS.redis_url,
-    help="Store, e.g. redis://host:6379/0 or unix:///path; empty: memory, lost at the end.",
+    help="Store, e.g. redis://host:6379/0, unix:///path or, for a cluster, "
+    "redis+cluster://host:6379,host:6379; empty: memory, lost at the end.",
 )
 @click.option(
     "--store-deadline-ms",

@@ -174,6 +174,10 @@ async def test_with_a_server_gone_decisions_go_on_and_only_its_services_cannot_b
                     )
                 revision = await shop.change("SetPercentage", well, percentage=0)
                 await until(lambda: _rules(other, well, revision))
+                followed = await shop.admin.FollowReleases(admin_pb2.FollowReleasesRequest())
+                assert {one.service_key: one.more_after > 0 for one in followed.releases} == {
+                    key: key == lost for key in keys
+                }
                 assert await shop.metric("canary_store_up") == 0
                 assert not await shop.is_serving()
                 assert await shop.is_serving(""), "gateways may go on asking"

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from canary_engine.model import Profile
+from canary_engine.model import Cohort, Profile, Variant
+from canary_engine.outcomes import Labels, Tally
+from decision_svc.outcomes.protocol import SLOT_S, Found, Reported, Wanted
+from decision_svc.outcomes.redis import RedisOutcomes
+from decision_svc.records.protocol import Record, RecordKey, RecordState
+from decision_svc.records.redis import RedisRecords
 from decision_svc.store.connection import Connection, slot_key
 from decision_svc.store.protocol import (
     UNREACHABLE,
@@ -30,6 +39,8 @@ from support.redis_server import RedisServer, free_port, running_redis
 PATIENCE_S = 10.0
 TIMEOUT_S = 0.5
 INDEX = "canary:services"
+NOW_S = time.time()
+PAGE = Path(__file__).resolve().parents[2] / "docs/operating.md"
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +277,43 @@ async def test_a_killed_server_takes_its_own_keys_along_and_no_others(
     assert await store.revisions() == {names[gone]: 2, names[other]: 2, names[index]: 1}
 
 
+async def test_outcomes_and_records_on_a_server_that_is_gone_hold_up_no_others(
+    cluster: RedisCluster, store: RedisStore
+) -> None:
+    names, index = keepers(cluster), index_at(cluster)
+    gone, well = names[(index + 1) % MASTERS], names[index]
+    connection = Connection.to(cluster.url, timeout_s=PATIENCE_S)
+    outcomes, records = RedisOutcomes(connection, lambda: NOW_S), RedisRecords(connection)
+    await outcomes.add("a", [Reported(drawn(key), 0, Tally(lost=1)) for key in (gone, well)])
+    keys = [RecordKey(key, "r-1") for key in (gone, well)]
+    for key in keys:
+        await records.put(key, Record(data=b"", fence=1, is_closed=True))
+    server = cluster.keeper(slot_key(gone))
+    server.kill()
+    try:
+        after = int(NOW_S // SLOT_S) - 3
+        wanted = [Wanted(key, "r-1", after) for key in (gone, well)]
+        nothing, found = await outcomes.look(wanted)
+        assert nothing == Found((), after, True)
+        assert [(slot, labels) for slot, labels, _ in found.slots] == [(after + 3, drawn(well))]
+        assert list((await records.states(keys)).values()) == [
+            RecordState.OPEN,
+            RecordState.CLOSED,
+        ]
+        await assert_unavailable(outcomes.look(wanted[:1]), f"127.0.0.1:{server.port}")
+        await assert_unavailable(records.states(keys[:1]), f"127.0.0.1:{server.port}")
+        await assert_unavailable(outcomes.read(gone, 60), f"127.0.0.1:{server.port}")
+    finally:
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(cluster.wait)
+    assert [len(one.slots) for one in await outcomes.look(wanted)] == [1, 1]
+    await connection.aclose()
+
+
+def drawn(service_key: str) -> Labels:
+    return Labels(service_key, "v2", Variant.CANARY, "r-1", Cohort.DRAWN)
+
+
 async def test_of_a_server_that_is_silent_the_others_are_not_held_up(
     cluster: RedisCluster,
 ) -> None:
@@ -456,6 +504,31 @@ def test_a_wrong_url_of_a_cluster_is_refused_without_a_word_of_the_password(url:
         RedisStore.connect(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+async def test_what_one_server_kept_is_taken_over_as_the_page_says(
+    cluster: RedisCluster, store: RedisStore
+) -> None:
+    found = re.search(r"`(redis-cli --cluster import [^`]+)`", PAGE.read_text())
+    assert found is not None
+    link = Link(sequence=1, entry="{}", hash="ab")
+    with running_redis(port=free_port()) as old:
+        async with opened(old.tcp_url) as before:
+            for name in keepers(cluster).values():
+                await write(before, 1, name)
+            await before.append("", link)
+            await before.put_profile("u", Profile(tier="premium"))
+        addresses = {"HOST": cluster.servers[0].port, "OLD": old.port}
+        command = found[1]
+        for name, port in addresses.items():
+            command = command.replace(f"{name}:6379", f"127.0.0.1:{port}")
+        done = await asyncio.to_thread(subprocess.run, command.split(), capture_output=True)
+        assert done.returncode == 0, done.stdout
+    assert await store.revisions() == dict.fromkeys(keepers(cluster).values(), 1)
+    assert await store.links("") == [link]
+    assert await store.profile("u") == Profile(tier="premium")
+    for name in keepers(cluster).values():
+        assert await store.listed_in(name, "u1", ["beta"]) == {"beta"}
 
 
 async def test_profiles_are_kept_by_user_and_announced_to_everybody(

@@ -87,5 +87,9 @@ class Outcomes(Protocol):
         ...
 
     async def look(self, wanted: Sequence[Wanted]) -> Sequence[Found]:
-        """What there is of each, all asked for together; SLOTS_AT_ONCE at most of each."""
+        """What there is of each, all asked for together; SLOTS_AT_ONCE at most of each.
+
+        Of one whose server does not answer, while another's does, nothing is told but that there
+        may be more after ``after``.
+        """
         ...

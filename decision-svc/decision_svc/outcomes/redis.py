@@ -44,6 +44,7 @@ from decision_svc.outcomes.slots import (
     window,
 )
 from decision_svc.store.connection import Connection, as_bytes, slot_key
+from decision_svc.store.protocol import StoreError, StoreUnavailable
 from decision_svc.store.servers import Asked, Script, whole_hash
 
 # Of one service key: a thousand gateways for a minute and a half, a hundred for LATE_S.
@@ -101,6 +102,8 @@ class RedisOutcomes:
         found: dict[Labels, Tally] = {}
         asked = [(service_key, slot) for slot in window(self._clock(), window_s)]
         async for (_, slot), answer in self._slots(asked):
+            if isinstance(answer, StoreUnavailable):
+                raise answer
             for labels, packed in _unpacked(service_key, slot, answer, lambda labels: True):
                 found.setdefault(labels, Tally()).merge(tally(packed))
         return found
@@ -112,27 +115,37 @@ class RedisOutcomes:
         asked = [(at, slot) for at, (slots, _) in enumerate(ahead_of) for slot in slots]
         tallies: list[list[tuple[int, Labels, Flat]]] = [[] for _ in wanted]
         keys = [(wanted[at].service_key, slot) for at, slot in asked]
-        places = iter(asked)
+        places, lost = iter(asked), dict[int, StoreUnavailable]()
         async for (service_key, slot), answer in self._slots(keys):
             at, _ = next(places)
+            if isinstance(answer, StoreUnavailable):
+                lost[at] = answer
+                continue
             is_wanted = partial(_is_compared, wanted[at].release_id)
             tallies[at] += [(slot, *one) for one in _unpacked(service_key, slot, answer, is_wanted)]
-        return [
+        if lost and len(lost) == len({at for at, _ in asked}):
+            raise lost.popitem()[1]
+        found = [
             Found(part, slots[-1] if slots else one.after, has_more)
             for one, part, (slots, has_more) in zip(wanted, tallies, ahead_of, strict=True)
         ]
+        for at in lost:
+            found[at] = Found((), wanted[at].after, True)
+        return found
 
     async def _slots(
         self, asked: Sequence[tuple[str, int]]
-    ) -> AsyncIterator[tuple[tuple[str, int], Mapping[Any, Any]]]:
+    ) -> AsyncIterator[tuple[tuple[str, int], Mapping[Any, Any] | StoreUnavailable]]:
         """Each slot that is asked for and what it holds; decisions have their turn in between."""
         for start in range(0, len(asked), _PIPELINED):
             some = asked[start : start + _PIPELINED]
-            answers = await self._connection.ask_all([whole_hash(_slot_key(*one)) for one in some])
+            answers = await self._connection.answers([whole_hash(_slot_key(*one)) for one in some])
             unpacked = 0
             for one, answer in zip(some, answers, strict=True):
+                if isinstance(answer, StoreError) and not isinstance(answer, StoreUnavailable):
+                    raise answer
                 yield one, answer
-                unpacked += len(answer)
+                unpacked += 0 if isinstance(answer, StoreUnavailable) else len(answer)
                 if unpacked >= _UNPACKED_AT_ONCE:
                     unpacked = 0
                     await asyncio.sleep(0)

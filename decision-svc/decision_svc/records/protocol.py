@@ -66,5 +66,8 @@ class RecordStore(Protocol):
         ...
 
     async def states(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, RecordState]:
-        """The state of each, asked for together, without the records themselves."""
+        """The state of each, asked for together, without the records themselves.
+
+        OPEN for one whose server does not answer, while another's does: something may follow.
+        """
         ...

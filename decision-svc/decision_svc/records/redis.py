@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from decision_svc.records.protocol import KEPT_S, Record, RecordKey, RecordState, TooLate
 from decision_svc.store.connection import Connection, as_bytes, slot_key
-from decision_svc.store.protocol import StoreError
+from decision_svc.store.protocol import StoreError, StoreUnavailable
 from decision_svc.store.servers import Asked, Script
 
 _PIPELINED = 500
@@ -52,11 +52,20 @@ class RedisRecords:
         found: dict[RecordKey, RecordState] = {}
         for start in range(0, len(keys), _PIPELINED):
             some = keys[start : start + _PIPELINED]
-            answers = await self._connection.ask_all([_is_closed(key) for key in some])
+            answers = await self._connection.ask_some([_is_closed(key) for key in some])
             for key, answer in zip(some, answers, strict=True):
-                state = RecordState.NONE if answer is None else _STATES.get(as_bytes(answer))
-                found[key] = state or RecordState.OPEN
+                found[key] = _state(answer)
         return found
+
+
+def _state(answer: bytes | str | StoreError | None) -> RecordState:
+    if isinstance(answer, StoreUnavailable):
+        return RecordState.OPEN
+    if isinstance(answer, StoreError):
+        raise answer
+    if answer is None:
+        return RecordState.NONE
+    return _STATES.get(as_bytes(answer), RecordState.OPEN)
 
 
 def _is_closed(key: RecordKey) -> Asked:

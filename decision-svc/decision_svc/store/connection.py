@@ -94,7 +94,7 @@ class Connection:
         return answers
 
     async def answers(self, asked: Sequence[Asked]) -> Sequence[Any]:
-        """The same, with the error instead of an answer where there is one."""
+        """The same, with the StoreError instead of an answer where there is one."""
         if not asked:
             return []
         deadline = asyncio.get_running_loop().time() + self.timeout_s
@@ -106,6 +106,13 @@ class Connection:
             self._no_answer(key, answer) if isinstance(answer, Exception) else answer
             for (key, _), answer in zip(asked, answers, strict=True)
         ]
+
+    async def ask_some(self, asked: Sequence[Asked]) -> Sequence[Any]:
+        """The same, but raises StoreUnavailable if no server answers at all."""
+        answers = await self.answers(asked)
+        if asked and all(isinstance(answer, StoreUnavailable) for answer in answers):
+            raise answers[0]
+        return answers
 
     async def pubsub(self, about: str) -> PubSub:
         """A subscription to be, at a server that hears whatever is published."""

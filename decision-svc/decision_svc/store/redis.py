@@ -15,8 +15,9 @@ Keys, of which ``<slot>`` is the service key with ``%``, ``{`` and ``}`` percent
 
 Channels ``canary:changes`` and ``canary:profiles`` carry service keys and users.
 
-The index ``canary:services`` lives in a slot of its own, so it is written before the
-script: a crash in between leaves a name without a policy, which readers take for absent.
+The index ``canary:services`` lives in a slot of its own, in a cluster perhaps on another server,
+so it is written before the script: a crash in between leaves a name without a policy, which
+readers take for absent.
 """
 
 from __future__ import annotations
@@ -252,10 +253,7 @@ class RedisStore:
         return self._announcements(_PROFILES)
 
     async def _revisions_of(self, service_keys: Sequence[str]) -> dict[str, int]:
-        answers = await self.connection.answers([_revision_of(key) for key in service_keys])
-        troubles = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
-        if troubles and len(troubles) == len(answers):
-            raise troubles[0]
+        answers = await self.connection.ask_some([_revision_of(key) for key in service_keys])
         return {
             service_key: _revision(answer)
             for service_key, answer in zip(service_keys, answers, strict=True)
