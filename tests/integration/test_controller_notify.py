@@ -226,7 +226,7 @@ SECRET = "hunter2"
     [
         ("[]", "give a mapping with channels in it"),
         ("{", "it is not YAML (line 1)"),
-        ("channels: {}", "channels: give one at least"),
+        ("channels:", "channels: give each its name and url; {} tells nobody"),
         (f"channels: {{ops: 'nonsense://{SECRET}'}}", "channels.ops: address 1 is none that"),
         (f"channels: {{ops: {{uri: {SECRET}}}}}", "channels.ops.uri: unknown; there is url, urls"),
         ("channels: {ops: {urls: [7]}}", "channels.ops: address 1"),

@@ -32,7 +32,8 @@ class RedisServer:
         self.directory = Path(tempfile.mkdtemp(prefix="redis"))
         self.socket_path = self.directory / "s"
         self.port = port
-        self._options = (*_persistence(appendonly), *options)
+        self.options = (*_persistence(appendonly), *options)
+        """Heeded at the next start."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +57,7 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--unixsocket", str(self.socket_path), "--dir", str(self.directory)]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([*command, *self._options], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
         wait_until(self._is_up, _START_S)
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 from canary_controller.__main__ import main as controller
+from canary_controller.notify.settings import settings_in
 from canary_plugin.__main__ import main as plugin_server
 from decision_svc.__main__ import main as decision_svc
 from decision_svc.access import credentials
@@ -23,7 +24,7 @@ from decision_svc.access import credentials
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 
-PROFILES = ["observability"]
+PROFILES = ["observability", "redis-cluster"]
 
 # What is meant to be reached from outside; everything else stays among the containers.
 PUBLISHED = {
@@ -107,7 +108,10 @@ def test_every_image_that_is_not_built_here_has_a_tag_of_its_series(name: str) -
 
 def test_only_what_is_asked_for_by_a_profile_may_be_missing() -> None:
     asked = {name: s["profiles"] for name, s in services().items() if "profiles" in s}
-    assert asked == {"grafana": ["observability"]}
+    assert asked == {
+        "grafana": ["observability"],
+        **{name: ["redis-cluster"] for name in (*nodes(), "redis-cluster")},
+    }
     for name, service in services().items():
         if name not in asked:
             assert not asked.keys() & service.get("depends_on", {})
@@ -292,6 +296,70 @@ def test_the_decision_services_use_the_redis_that_keeps_its_data() -> None:
     assert "redis-data:/data" in redis["volumes"]
 
 
+def nodes() -> list[str]:
+    return [name for name in services() if re.fullmatch(r"redis-\d", name)]
+
+
+def on_a_cluster() -> dict[str, Any]:
+    """What deploy/compose/redis-cluster.yml makes of the services."""
+    done = composed(COMPOSE, ROOT / "deploy/compose/redis-cluster.yml")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = yaml.safe_load(done.stdout)
+    return dict(document["services"])
+
+
+def test_on_a_cluster_the_decision_services_know_every_server_and_wait_for_it() -> None:
+    found = on_a_cluster()
+    for name in decision_services():
+        url = found[name]["environment"]["CANARY_REDIS_URL"]
+        assert url == "redis+cluster://" + ",".join(f"{node}:6379" for node in nodes())
+        assert found[name]["depends_on"] == {"redis-cluster": {"condition": "service_healthy"}}
+        assert found[name]["environment"].keys() == services()[name]["environment"].keys()
+    assert found["redis"]["scale"] == 0
+
+
+def test_nobody_waits_for_the_one_redis_that_a_cluster_replaces() -> None:
+    assert not [n for n, s in services().items() if "redis" in s.get("depends_on", {})]
+
+
+def test_every_server_of_the_cluster_keeps_its_data_and_tells_its_name() -> None:
+    assert len(nodes()) == 3
+    for name in nodes():
+        server = services()[name]
+        assert (server["hostname"], server["volumes"]) == (name, [f"{name}-data:/data"])
+        words = server["command"][-1].split()
+        options = dict(zip(words[2::2], words[3::2], strict=True))
+        assert options == {
+            "--cluster-enabled": "yes",
+            "--cluster-announce-hostname": '"$$(hostname)"',
+            "--cluster-preferred-endpoint-type": "hostname",
+            "--cluster-require-full-coverage": "no",
+            "--appendonly": "yes",
+            "--appendfsync": "always",
+            "--maxmemory-policy": "noeviction",
+        }
+    joining = services()["redis-cluster"]
+    everybody = [f"{name}:6379" for name in nodes()]
+    assert joining["command"] == ["join-redis-cluster", *everybody]
+    assert joining["healthcheck"]["test"] == ["CMD", "join-redis-cluster", "--check", *everybody]
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_container_that_is_not_built_here_runs_as_somebody_else_than_root(name: str) -> None:
+    # The images of Prometheus and Grafana have a user of their own.
+    if "build" not in services()[name] and name not in ("prometheus", "grafana"):
+        assert services()[name]["user"].partition(":")[0] not in ("", "root", "0")
+
+
+def test_both_controllers_leave_their_reports_in_one_volume_that_they_may_write_to() -> None:
+    for name in controllers():
+        folder = environment(name)["CANARY_CONTROLLER_REPORTS_DIR"]
+        assert services()[name]["volumes"] == [f"reports:{folder}"]
+        owned = f"install -d -o canary -g canary -m 0750 {folder}"
+        assert owned in dockerfile(services()[name])
+        assert "\nUSER canary" in dockerfile(services()[name])
+
+
 def test_kong_finds_both_versions_where_they_listen() -> None:
     document = yaml.safe_load((ROOT / "kong/kong.yml").read_text())
     for target in targets(document):
@@ -322,10 +390,14 @@ CALLERS = {
     "controller": "controller-token",
 }
 VARIABLES = {
-    "decision": "CANARY_ACCESS_FILE",
-    "plugin": "CANARY_PLUGIN_TOKEN_FILE",
-    "controller": "CANARY_CONTROLLER_TOKEN_FILE",
-    "grafana": "GF_SECURITY_ADMIN_PASSWORD__FILE",
+    "decision": {"CANARY_ACCESS_FILE": "access"},
+    "plugin": {"CANARY_PLUGIN_TOKEN_FILE": "gateway-token"},
+    "controller": {
+        "CANARY_CONTROLLER_TOKEN_FILE": "controller-token",
+        "CANARY_CONTROLLER_NOTIFY_FILE": "notify",
+        "CANARY_CONTROLLER_WEBHOOK_SECRET_FILE": "webhook-secret",
+    },
+    "grafana": {"GF_SECURITY_ADMIN_PASSWORD__FILE": "grafana-password"},
 }
 
 
@@ -374,10 +446,25 @@ def test_everybody_is_given_their_own_secret_as_a_file(make_secrets: Path) -> No
     given = {name for name, service in services().items() if "secrets" in service}
     assert given == {*decision_services(), *controllers(), "plugin-server", "grafana"}
     for name in given:
-        (secret,) = services()[name]["secrets"]
-        variable = VARIABLES[name.partition("-")[0]]
-        assert environment(name)[variable] == f"/run/secrets/{secret}"
-        path = Path(declared[secret]["file"])
-        assert path.parent == Path("deploy/compose/secrets")
-        made = make_secrets.parent / "secrets" / path.name
-        assert made.stat().st_mode & 0o004
+        variables = VARIABLES[name.partition("-")[0]]
+        assert services()[name]["secrets"] == list(variables.values())
+        for variable, secret in variables.items():
+            assert environment(name)[variable] == f"/run/secrets/{secret}"
+            path = Path(declared[secret]["file"])
+            assert path.parent == Path("deploy/compose/secrets")
+            made = make_secrets.parent / "secrets" / path.name
+            assert made.stat().st_mode & 0o004
+
+
+def test_the_notify_file_that_is_made_is_one_and_tells_nobody_yet(make_secrets: Path) -> None:
+    text = made_by(make_secrets)["notify.yml"].decode()
+    assert settings_in(text).channels == {}
+    example = re.search(r"channels:\n#( +ops: .*)", text)
+    assert example is not None
+    assert settings_in(f"channels:\n{example[1]}").channels.keys() == {"ops"}
+
+
+def test_webhooks_are_signed_with_a_secret_that_stays(make_secrets: Path) -> None:
+    made = made_by(make_secrets)["webhook-secret"]
+    assert len(made) == 43
+    assert made_by(make_secrets)["webhook-secret"] == made

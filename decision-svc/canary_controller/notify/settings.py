@@ -87,8 +87,8 @@ Complain = Callable[[str], None]
 
 
 def _channels(found: Any, complain: Complain) -> dict[str, Apprise]:
-    if not isinstance(found, Mapping) or not found:
-        complain("channels: give one at least, with its name and url")
+    if not isinstance(found, Mapping):
+        complain("channels: give each its name and url; {} tells nobody")
         return {}
     return {str(name): _channel(str(name), part, complain) for name, part in found.items()}
 
