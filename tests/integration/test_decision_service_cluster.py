@@ -27,8 +27,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[RedisCluster]:
-    options = ("--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000")
-    with running_cluster(*options, appendonly=True) as cluster:
+    with running_cluster("--cluster-require-full-coverage", "no", appendonly=True) as cluster:
         yield cluster
 
 

@@ -33,7 +33,7 @@ from decision_svc.store.redis import RedisStore
 from decision_svc.store.servers import Asked
 from redis.asyncio import Redis
 from redis.crc import key_slot
-from support.redis_cluster import MASTERS, RedisCluster, running_cluster
+from support.redis_cluster import MASTERS, RedisCluster, free_ports, running_cluster
 from support.redis_server import RedisServer, free_port, running_redis
 
 PATIENCE_S = 10.0
@@ -45,9 +45,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/operating.md"
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[RedisCluster]:
-    # Servers that are frozen for a while are not given up by the others.
-    options = ("--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000")
-    with running_cluster(*options, appendonly=True) as cluster:
+    with running_cluster("--cluster-require-full-coverage", "no", appendonly=True) as cluster:
         yield cluster
 
 
@@ -484,6 +482,28 @@ async def test_a_server_that_is_in_no_cluster_is_unavailable_as_one() -> None:
     with running_redis(port=free_port()) as server:
         async with opened(f"redis+cluster://127.0.0.1:{server.port}") as store:
             await assert_unavailable(store.revisions(), "cluster support disabled")
+
+
+async def test_a_server_that_was_given_no_slots_yet_is_unavailable_until_it_is() -> None:
+    port, bus = free_ports(2)
+    alone = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+    with running_redis(port=port, options=alone) as server:
+        async with opened(f"redis+cluster://127.0.0.1:{port}") as store:
+            await assert_unavailable(store.revisions(), "knows of no server that keeps a slot")
+            await assert_unavailable(anext(store.watch()), "knows of no server that keeps a slot")
+            await _call(server, "CLUSTER ADDSLOTSRANGE", 0, 16_383)
+            async with asyncio.timeout(PATIENCE_S):
+                while not await _takes_writes(store):
+                    pass
+            # It has met nobody, and tells no address of its own.
+            assert await store.revisions() == {"shop": 1}
+
+
+async def _takes_writes(store: RedisStore) -> bool:
+    with suppress(StoreUnavailable):
+        await write(store, 1)
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,9 @@ def running_cluster(*options: str, appendonly: bool = False) -> Iterator[RedisCl
 
 
 def _clustered(bus: int) -> Sequence[str]:
-    return ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+    # Servers that are frozen, or starved by a busy machine, are not given up by the others.
+    patient = ("--cluster-node-timeout", "60000")
+    return ("--cluster-enabled", "yes", "--cluster-port", str(bus), *patient)
 
 
 def free_ports(count: int) -> list[int]:

@@ -209,12 +209,14 @@ class Cluster:
 async def _map_of(client: Redis) -> list[Address | None]:
     """Who keeps each slot, as one server sees it. Raises ClusterDownError if it sees nobody."""
     ranges = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
-    if not ranges:
-        raise ClusterDownError(f"{place_of(client)} is in no cluster")
     keepers: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
     for first, last, (host, port, *_), *_ in ranges:
-        keeper = _address(host, port, client)
-        keepers[first : last + 1] = [keeper] * (last + 1 - first)
+        # The name of a server that has not told it yet.
+        if host not in (b"?", "?"):
+            keeper = _address(host, port, client)
+            keepers[first : last + 1] = [keeper] * (last + 1 - first)
+    if not any(keepers):
+        raise ClusterDownError(f"{place_of(client)} knows of no server that keeps a slot")
     return keepers
 
 
@@ -236,7 +238,7 @@ def _target(error: MovedError | AskError, asked: Redis) -> Address:
 def _address(host: str | bytes | None, port: int, told_by: Redis) -> Address:
     """The address that a server told; without a host it is the one that the server is asked at."""
     name = host.decode() if isinstance(host, bytes) else host
-    if not name or name == "?":
+    if not name:
         name = str(told_by.connection_pool.connection_kwargs.get("host", "localhost"))
     return Address(name, int(port))
 
