@@ -362,8 +362,7 @@ async def test_a_watch_that_breaks_with_its_server_is_begun_again_at_another(
         cluster.servers[gone].kill()
         try:
             assert await watches.ended(1) == [StoreUnavailable]
-            again = watches.begin()
-            assert await anext(again) == ""
+            again = await watches.begun_again()
             await write(store, 1, name)
             assert await anext(again) == name
         finally:
@@ -417,10 +416,16 @@ class AsyncWatches:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         return [type(task.exception()) for task in self._tasks if task.done()]
 
-    def begin(self) -> Any:
-        """One more watch."""
-        self._more.append(self._store.watch())
-        return self._more[-1]
+    async def begun_again(self) -> Any:
+        """One more watch; if it is begun at the one server that is gone, the next one is not."""
+        first, second = self._store.watch(), self._store.watch()
+        self._more += [first, second]
+        try:
+            assert await anext(first) == ""
+            return first
+        except StoreUnavailable:
+            assert await anext(second) == ""
+            return second
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
