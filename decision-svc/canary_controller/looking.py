@@ -34,7 +34,7 @@ NO_OUTCOMES = timedelta(minutes=1)
 RATE_SLOTS = 6
 OUTCOMES = "outcomes"
 GIVES = frozenset({Do.RAISE, Do.PROMOTE})
-_POINT_EVERY_S = 10
+_POINT_EVERY_S = 5
 
 
 def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news: bool) -> None:

@@ -141,7 +141,7 @@ def explain(
         if stage is None:
             text = _why_absent(compiled.policy, reason)
         elif reason is Reason.DEFAULT and decision.reason is not reason:
-            text = "not reached: something before it matched"
+            text = f"not asked: {decision.reason} decided"
         else:
             text = stage.find(request, person, now)
         findings.append(Finding(reason=reason, finding=text, decided=decision.reason is reason))

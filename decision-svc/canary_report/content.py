@@ -79,7 +79,7 @@ def _sentence(text: str) -> str:
 
 def _facts(story: Story) -> Iterator[tuple[str, str]]:
     yield "service", story.record.service_key
-    yield "version", f"{story.record.stable_version or NOTHING} → {story.version}"
+    yield "version", f"{story.stable_version or NOTHING} → {story.version}"
     yield "began", moment(story.began)
     yield "ended", moment(story.ended)
     if story.began and story.ended:

@@ -79,8 +79,14 @@ def evidence_over_time(story: Story) -> Figure:
         )
         for index, test in enumerate(tests)
     )
-    limits = sorted({f.e_limit for f in story.record.findings if f.e_limit is not None})
-    bounds = tuple(Bound(label=f"fail at {number(limit)}", value=limit) for limit in limits)
+    limits: dict[float, list[str]] = {}
+    for found in story.record.findings:
+        if found.e_limit is not None:
+            limits.setdefault(found.e_limit, []).append(found.metric)
+    bounds = tuple(
+        Bound(label=f"{', '.join(limits[limit])} fail at {number(limit)}", value=limit)
+        for limit in sorted(limits)
+    )
     chart = _chart(story, "Evidence against the canary", "", lines, bounds=bounds, is_log=True)
     return Figure(
         title="Evidence against the canary",

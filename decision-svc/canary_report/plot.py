@@ -20,6 +20,7 @@ from canary_report.words import in_markup, number
 
 WIDTH, HEIGHT = 860, 250
 LEFT, RIGHT, TOP, BOTTOM = 74, 84, 32, 38
+ALL_PERCENT = 100.0
 _FAR = 4.0
 """A limit so many times above everything that was measured would flatten the rest."""
 _LINE_HEIGHT, _ROW_HEIGHT = 14.0, 18
@@ -112,7 +113,9 @@ def _value_ticks(chart: Chart) -> list[float]:
         return log_ticks(max(min([1.0, *known]), 1e-3), max([10.0, *known, *bounds]))
     top = widest(values)
     shown = [bound.value for bound in _near(chart)]
-    return linear_ticks(max([top * 1.05, *(value * 1.05 for value in shown)]))
+    high = max([top * 1.05, *(value * 1.05 for value in shown)])
+    is_share = chart.unit == "%" and max([top, *shown]) <= ALL_PERCENT
+    return linear_ticks(min(high, ALL_PERCENT) if is_share else high)
 
 
 def _near(chart: Chart) -> list[Bound]:

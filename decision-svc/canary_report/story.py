@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from canary_engine.model import Policy, Release, ReleaseStatus, Variant
+from canary_engine.model import Policy, Release, ReleaseStatus, Variant, VersionStatus
 from canary_engine.plan import Plan
 from canary_engine.record import Finding, ReleaseRecord
 
@@ -54,6 +54,14 @@ class Story:
     def version(self) -> str:
         """The version that was released; the release's id if that is not known."""
         return self.release.version if self.release else f"release {self.record.release_id}"
+
+    @property
+    def stable_version(self) -> str:
+        """What it is released over; "" if that is not known."""
+        if self.record.stable_version or self.release is None or not self.release.is_in_force:
+            return self.record.stable_version
+        stable = self.policy.version_with(VersionStatus.STABLE)
+        return stable.version if stable is not None else ""
 
     @property
     def status(self) -> ReleaseStatus | None:

@@ -145,7 +145,7 @@ def test_a_failing_case_tells_what_was_expected_what_came_and_what_each_stage_sa
         "     segment: the policy has none",
         "     flag: the policy has none",
         "     percentage: bucket 23743 is not below 0 % (0 of 100000)",
-        "     default: not reached: something before it matched",
+        "     default: not asked: whitelist decided",
     ]
 
 

@@ -192,7 +192,7 @@ def test_users_chosen_for_the_canary_roll_it_back_as_well() -> None:
     )
     assert found.verdict is Verdict.FAIL
     assert found.because[0].text == (
-        "error-rate of users chosen for the canary is 30 %, should be at most 10 % for 300 s"
+        "error-rate of users chosen for the canary is 30 %, should be at most 10 % (for 300 s now)"
     )
 
 

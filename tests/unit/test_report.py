@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from canary_engine.metric_snapshot import Errors, MetricSnapshot
-from canary_engine.model import Policy, Variant
+from canary_engine.model import Policy, ReleaseStatus, Variant, Version, VersionStatus
 from canary_engine.record import Alert, Event, Finding, Point, ReleaseRecord, Severity
 from canary_report.html import as_html
 from canary_report.markdown import as_markdown
@@ -167,6 +167,32 @@ def _hostile() -> Story:
     return replace(
         story, record=record, changes=changes, policy=replace(story.policy, release=release)
     )
+
+
+def test_while_it_goes_on_stable_is_known_from_the_policy() -> None:
+    before = rolled_back()
+    assert before.release is not None
+    story = replace(
+        before,
+        record=replace(before.record, stable_version=""),
+        policy=replace(
+            before.policy,
+            versions=(Version(version="1.9.4", status=VersionStatus.STABLE),),
+            release=replace(before.release, status=ReleaseStatus.IN_PROGRESS, ended_at=None),
+        ),
+    )
+    assert "- **version:** 1.9.4 → 2.0.0" in as_markdown(story)
+
+
+def test_a_share_is_never_drawn_above_all() -> None:
+    line = Line(label="weight", kind="canary", points=((START, 50.0), (at(1), 100.0)))
+    drawn = svg(Chart(title="w", unit="%", start=START, end=at(1), lines=(line,)))
+    assert ">100 %<" in drawn
+    assert ">150 %<" not in drawn
+
+
+def test_a_limit_of_evidence_says_whose_it_is() -> None:
+    assert ">errors fail at 200<" in as_html(rolled_back())
 
 
 def test_nobodys_words_become_markup() -> None:

@@ -59,7 +59,7 @@ class Compared:
         sides = f"canary {_percent(self.canary)} of {self.canary_requests:,} requests, "
         sides += f"control {_percent(self.control)} of {self.control_requests:,}"
         times = f", {self.risk:.3g} times as many" if self.risk is not None else ""
-        return f"{what}: {sides}{times}; e-value {self.e_value:.3g}, {self.limit:.3g} is proof"
+        return f"{what}: {sides}{times}; e-value {_e(self.e_value)}, {_e(self.limit)} is proof"
 
 
 _WORDS = {
@@ -119,6 +119,10 @@ def _compared(measure: Measure, track: Track, limit: int | None) -> Compared:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _e(value: float) -> str:
+    return f"{value:,.0f}" if 100 <= value < 1_000_000 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:
