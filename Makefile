@@ -15,11 +15,11 @@ SOAK_SECONDS ?= 300
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Gateway on 127.0.0.1:8000, admin API on 127.0.0.1:9091, Redis, two sample versions.
+run: ## The whole product: gateway on 127.0.0.1:8000, admin API on 127.0.0.1:9091.
 	@.ci/set-up redis-server
 	@exec $(BIN)/canary-dev-stack run $(ARGS)
 
-demo: ## A release from its start to a rollback, shown step by step.
+demo: ## Two minutes: a release by hand, then two that move by themselves.
 	@.ci/set-up redis-server
 	@exec $(BIN)/canary-dev-stack demo $(ARGS)
 

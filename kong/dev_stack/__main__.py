@@ -23,6 +23,7 @@ RUNNING = """
   admin gRPC  {admin}        (--insecure: whoever reaches it may do everything)
   metrics     http://{metrics}/metrics
   logs        {logs}
+  reports     {logs}/reports        (the controller's, of releases with a plan that have ended)
 
 Try, in another terminal:
   curl -s http://{proxy}/api/v1/hello -H 'x-user-id: alice'
@@ -51,8 +52,11 @@ def run(run_dir: Path, gateway: str, **listen: Any) -> None:
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    plan = Plan(run_dir=run_dir.resolve(), gateway=gateway, persistent=True, **listen)
-    click.echo("starting redis, decision service, plugin server, two versions, gateway ...")
+    run_dir = run_dir.resolve()
+    controller = ("--reports-dir", str(run_dir / "reports"))
+    plan = Plan(run_dir=run_dir, gateway=gateway, persistent=True, controller=controller, **listen)
+    click.echo(f"starting redis, decision service, plugin server, two versions, {gateway} gateway,")
+    click.echo("controller ...")
     with _explained(), Stack(plan) as stack:
         client = steer.admin(stack.admin_address)
         if steer.is_empty(client):
@@ -82,9 +86,17 @@ def _canaryctl(admin: str) -> str:
 
 
 @main.command(name="demo")
+@click.option("--run-dir", default=".run", type=click.Path(path_type=Path), show_default=True)
 @click.option("--gateway", default="dev", type=click.Choice(["dev", "kong"]), show_default=True)
-def demo_command(gateway: str) -> None:
-    """A tour by hand, then two releases that move by themselves, on ports and data of their own."""
+def demo_command(run_dir: Path, gateway: str) -> None:
+    """A tour by hand, then two releases that move by themselves, on ports and data of their own.
+
+    Their reports are left in RUN_DIR.
+    """
+    click.echo(f"First a release by hand, then two that move by themselves ({gateway} gateway);")
+    click.echo("two minutes, or three on a slow machine.")
+    reports = run_dir.resolve() / "demo"
+    reports.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="canary-demo-") as folder, _explained():
         with Stack(Plan(run_dir=Path(folder) / "tour", gateway=gateway, persistent=True)) as stack:
             demo.tour(stack)
@@ -95,7 +107,8 @@ def demo_command(gateway: str) -> None:
             controller=(),
         )
         with Stack(plan) as stack:
-            stories.tell(stack)
+            stories.tell(stack, reports)
+    click.echo("\nThat was all; nothing runs any more. To try it yourself: make run")
 
 
 class _explained:  # noqa: N801 - reads as a word in a with statement

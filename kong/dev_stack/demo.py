@@ -16,6 +16,7 @@ from functools import partial
 from dev_stack import steer
 from dev_stack.gateways import command
 from dev_stack.processes import wait_until
+from dev_stack.shown import canaryctl
 from dev_stack.stack import CANARY, SERVICE_KEY, STABLE, Stack
 
 USERS = [f"user-{number}" for number in range(2_000)]
@@ -65,7 +66,7 @@ class _Tour:
         self._service_killed(at_25)
         self._redis_killed(at_25)
         self._roll_back()
-        print(f"\nThe tour took {time.monotonic() - started:.0f} s. Now: make run")
+        print(f"\nThat took {time.monotonic() - started:.0f} s.")
 
     def _baseline(self) -> dict[str, str]:
         self._say("Kong's declarative file says 5 %, and no release is in progress: it rules.")
@@ -117,7 +118,8 @@ class _Tour:
             ({"x-user-tier": "enterprise", "x-user-id": "user-1"}, STABLE),
         ):
             self._until(partial(self._get, headers), version)
-            print(f"   {headers} gets {version}")
+            asked = ", ".join(f"{name}: {value}" for name, value in headers.items())
+            print(f"   a request with {asked} gets {version}")
 
     def _raise(self, at_5: dict[str, str]) -> None:
         self._say("Raising to 25 % only adds users; nobody is exchanged.")
@@ -177,22 +179,15 @@ class _Tour:
         print(f"   {len(found)} users: {shares}")
 
     def _ctl(self, *arguments: str, check: bool = True) -> int:
-        print(f"   $ canaryctl {shlex.join(arguments)}")
-        done = self._run_ctl(arguments)
-        for line in (done.stdout + done.stderr).rstrip().splitlines():
-            print(f"     {line}")
+        code = canaryctl(self._stack.admin_address, *arguments)
         if check:
-            self._check(done.returncode == 0, f"canaryctl ended with {done.returncode}")
-        return done.returncode
+            self._check(code == 0, f"canaryctl ended with {code}")
+        return code
 
     def _ctl_quiet(self, *arguments: str) -> int:
-        return self._run_ctl(arguments).returncode
-
-    def _run_ctl(self, arguments: Iterable[str]) -> subprocess.CompletedProcess[str]:
-        address = ("--address", self._stack.admin_address)
-        return subprocess.run(
-            command("canaryctl", *address, *arguments), capture_output=True, text=True, check=False
-        )
+        address = self._stack.admin_address
+        called = command("canaryctl", "--address", address, "--actor", "demo", *arguments)
+        return subprocess.run(called, capture_output=True, check=False).returncode
 
     def _until(self, look: Callable[[], object], wanted: object) -> None:
         try:

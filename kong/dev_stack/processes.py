@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 READY_WITHIN_S = 30.0
@@ -25,6 +27,20 @@ def wait_until(is_true: Callable[[], bool], within_s: float, what: str) -> None:
         if time.monotonic() > ends:
             raise TimeoutError(f"{what}: not within {within_s} s")
         time.sleep(_LOOK_EVERY_S)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else runs in a folder meanwhile, or it is refused. Raises NotReady."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NotReady(
+                f"there is one running in {folder} already: stop it first, "
+                "or give this one a folder and ports of its own (--help names the options)"
+            ) from error
+        yield
 
 
 class Process:

@@ -15,7 +15,7 @@ import yaml
 from canaryctl.signing_key import write_key
 
 from dev_stack.gateways import GATEWAYS, Gateway, PluginServer, command
-from dev_stack.processes import Process
+from dev_stack.processes import Process, alone_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE_KEY = "yyc3-xy-api-service"
@@ -58,7 +58,8 @@ class Plan:
 class Stack:
     """Starts everything in the order of need and stops it in the reverse order.
 
-    Each part can be stopped, killed and started again alone; it comes back on its address.
+    There is one at a time in a run_dir: a second one would take its sockets and data. Each part can
+    be stopped, killed and started again alone; it comes back on its address.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -93,6 +94,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
+            self._exit.enter_context(alone_in(self.plan.run_dir))
             self.start_redis()
             self.start_decision_service()
             self.start_plugin_server()
