@@ -69,7 +69,7 @@ def _lead(story: Story, outcome: Badge) -> str:
     elif (last := story.last_change) is not None and last.reason:
         said.append(f"{last.actor} gave as the reason: {last.reason.rstrip('.')}.")
     elif story.ended is None and story.record.waits_for:
-        said.append(f"It waits for {story.record.waits_for.rstrip('.')}.")
+        said.append(f"What it waits for: {story.record.waits_for.rstrip('.')}.")
     return " ".join(said)
 
 

@@ -91,7 +91,7 @@ def checkout() -> Iterator[Path]:
 
 def test_the_walk_on_one_machine_works_from_the_first_token_to_the_end(checkout: Path) -> None:
     script = "".join(SECTIONS[title] for title in SECTIONS if title in WALK)
-    for known in ("6379", "8000", "1229", "1230"):
+    for known in ("6380", "8000", "1229", "1230"):
         script = re.sub(rf"(127\.0\.0\.1:|--port |-p ){known}\b", rf"\g<1>{free_port()}", script)
     decision, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     printed = bash(
@@ -137,7 +137,7 @@ def admin(stack: Stack) -> Iterator[Admin]:
 
 def run(title: str, stack: Stack, folder: Path) -> str:
     """Run a section against a stack, in whose place the page has the usual addresses."""
-    script = SECTIONS[title].replace("redis-cli -p 6379", f"redis-cli -s {stack.redis_socket}")
+    script = SECTIONS[title].replace("redis-cli -p 6380", f"redis-cli -s {stack.redis_socket}")
     for usual, here in (
         ("127.0.0.1:8000", stack.gateway.address),
         ("127.0.0.1:9464", stack.metrics_address),

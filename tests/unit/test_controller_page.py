@@ -28,8 +28,7 @@ def example(kind: str, word: str) -> str:
 def test_the_plan_of_the_page_is_a_plan() -> None:
     document = yaml.safe_load(example("yaml", "webhooks:"))["plan"]
     queries = yaml.safe_load(example("yaml", "promql:"))
-    checklist = {"checklist": [{"name": "reviewed"}]}
-    found = plan({**document, **queries, **checklist})
+    found = plan({**document, **queries})
     assert [hook.name for hook in found.webhooks] == ["qa", "chronicle"]
     assert len(found.queries) == 2
 

@@ -99,6 +99,11 @@ def test_doubled_errors_are_worse_than_control() -> None:
     )
 
 
+def test_what_nothing_is_known_of_says_so() -> None:
+    said = str(on(gathered((failing(0, 0), failing(0, 0))), Subject.ERRORS))
+    assert said.startswith("errors: canary without a request, control without a request; e-value 1")
+
+
 def test_equal_errors_are_level() -> None:
     found = on(gathered(*[(failing(100, 1), failing(400, 4))] * 400), Subject.ERRORS)
     assert found.ground is Ground.LEVEL

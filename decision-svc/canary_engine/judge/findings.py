@@ -56,8 +56,8 @@ class Compared:
         what = _WORDS[self.subject]
         if self.beyond_ms is not None:
             what = f"{what} ({self.beyond_ms:,.4g} ms)"
-        sides = f"canary {_percent(self.canary)} of {self.canary_requests:,} requests, "
-        sides += f"control {_percent(self.control)} of {self.control_requests:,}"
+        sides = f"canary {_said(self.canary, self.canary_requests, ' requests')}, "
+        sides += f"control {_said(self.control, self.control_requests)}"
         times = f", {self.risk:.3g} times as many" if self.risk is not None else ""
         return f"{what}: {sides}{times}; e-value {_e(self.e_value)}, {_e(self.limit)} is proof"
 
@@ -125,5 +125,5 @@ def _e(value: float) -> str:
     return f"{value:,.0f}" if 100 <= value < 1_000_000 else f"{value:.3g}"
 
 
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share * 100:.3g} %"
+def _said(share: float | None, requests: int, noun: str = "") -> str:
+    return "without a request" if share is None else f"{share * 100:.3g} % of {requests:,}{noun}"
