@@ -24,6 +24,12 @@ def created(admin: Admin, **fields: Any) -> Any:
     return admin("CreateOverride", **{"variant": "canary", "valid_s": 3_600, **fields})
 
 
+def forged(token: str) -> str:
+    """The token with another signature; the last bits of one are mostly zero, so not those."""
+    at = len(token) - 40
+    return token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
+
+
 async def test_a_tester_gets_the_canary_until_the_token_is_revoked(
     client: Client, admin: Admin, stack: Stack
 ) -> None:
@@ -33,7 +39,7 @@ async def test_a_tester_gets_the_canary_until_the_token_is_revoked(
     await becomes(client, tester, CANARY)
     assert await client.version(ANN) == STABLE
     assert await client.version({**ANN, "cookie": f"a=b; {COOKIE}={override.token}"}) == CANARY
-    assert await client.version({**ANN, HEADER: override.token[:-2] + "AA"}) == STABLE
+    assert await client.version({**ANN, HEADER: forged(override.token)}) == STABLE
     admin("RevokeOverride", id=override.id)
     await becomes(client, tester, STABLE)
     said = [stack.decision.output(), stack.plugin.output(), stack.gateway.log()]
