@@ -108,7 +108,7 @@ def demo_command(run_dir: Path, gateway: str) -> None:
         )
         with Stack(plan) as stack:
             stories.tell(stack, reports)
-    click.echo("\nThat was all; nothing runs any more. To try it yourself: make run")
+    click.echo("\nThat was all, and it was stopped. To try it yourself: make run")
 
 
 class _explained:  # noqa: N801 - reads as a word in a with statement
