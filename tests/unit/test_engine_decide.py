@@ -261,7 +261,7 @@ def test_explain_says_when_the_store_could_not_be_asked() -> None:
 
 
 def test_the_default_does_not_say_that_nothing_matched_where_something_did() -> None:
-    assert findings(PLAIN, ANN)[Reason.DEFAULT] == "not asked: rule decided"
+    assert findings(PLAIN, ANN)[Reason.DEFAULT] == "not asked: percentage decided"
 
 
 def test_a_registration_at_the_ends_of_time_is_compared_all_the_same() -> None:

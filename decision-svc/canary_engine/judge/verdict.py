@@ -157,7 +157,9 @@ def _conditions(look: Look) -> tuple[tuple[Checked, ...], tuple[Breach, ...]]:
 def _of_conditions(conditions: Sequence[Checked]) -> list[Because]:
     causes = {Standing.HELD: Cause.CONDITION_HELD, Standing.BROKEN: Cause.CONDITION_BROKEN}
     return [
-        Because(cause=causes[one.standing], text=f"{one} (for {one.broken_s:,.0f} s now{_early(one)})")
+        Because(
+            cause=causes[one.standing], text=f"{one} (for {one.broken_s:,.0f} s now{_early(one)})"
+        )
         for one in conditions
         if one.standing in causes
     ]
