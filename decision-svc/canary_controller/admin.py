@@ -29,11 +29,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What the controller knows of a service key: 0 for nothing."""
+    """What the controller knows of a service key: 0 for nothing.
+
+    ``requests`` are those that it has heard of in each of the slots after ``slot``.
+    """
 
     service_key: str
     revision: int = 0
     slot: int = 0
+    requests: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ the service, which keeps outcomes for hours. So whoever goes on has seen exactly
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -112,6 +112,23 @@ def slot_in(number: int, sides: Sides, mix: Mix) -> Slot:
         control=_side(sides.get(Cohort.CONTROL)),
         expected=mix.expected(number),
     )
+
+
+class Growing:
+    """Slots as the judge wants them, each made once for as long as it is as it was."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Sides, Mix, Slot]] = {}
+
+    def made(self, found: Sequence[tuple[int, Sides]], mix: Mix) -> Sequence[Slot]:
+        """These slots; all others are forgotten."""
+        before, self._made = self._made, {}
+        for number, sides in found:
+            known = before.get(number)
+            if known is None or known[0] is not sides or known[1] is not mix:
+                known = (sides, mix, slot_in(number, sides, mix))
+            self._made[number] = known
+        return [slot for _, _, slot in self._made.values()]
 
 
 def text(seen: Seen) -> str:

@@ -94,7 +94,10 @@ class EngineJudge:
 
     def add(self, known: Known, slot: Slot) -> Known:
         """See Judge."""
-        return replace(known, evidence=gathering.add(known.evidence, slot))
+        first = known.links[0] if known.links else None
+        if first is None or first.before is not known.evidence or first.slot != slot:
+            return Known(evidence=gathering.add(known.evidence, slot), breaches=known.breaches)
+        return Known(evidence=first.after, breaches=known.breaches, links=known.links[1:])
 
     def look(self, case: Case) -> Judged:
         """See Judge."""
@@ -122,7 +125,7 @@ class EngineJudge:
             why=_why(found),
             known=replace(known, breaches=found.breaches, links=links),
             findings=lambda: _findings(found),
-            e_values={str(one.subject): one.e_value for one in found.compared},
+            e_values=_e_values(found.evidence),
             alarms=tuple(_alarms(found.traffic)),
         )
 
@@ -168,6 +171,13 @@ _VERDICTS = {
     Standing.HELD: Verdict.FAIL,
     Standing.UNKNOWN: Verdict.INCONCLUSIVE,
 }
+
+
+def _e_values(evidence: Evidence) -> Mapping[str, float]:
+    return {
+        str(measure.subject): track.null.e_value
+        for measure, track in zip(evidence.measures, evidence.tracks, strict=True)
+    }
 
 
 def _findings(found: Judgement) -> tuple[Finding, ...]:

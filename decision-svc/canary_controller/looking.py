@@ -21,17 +21,18 @@ from canary_engine.webhooks import questions_after, questions_before, refusal, u
 
 from canary_controller import evidence
 from canary_controller.admin import FAR
-from canary_controller.evidence import slot_in
 from canary_controller.judging import Case, Judge
 from canary_controller.measuring import TOLD, Found, named, window
 from canary_controller.slots import first_slot, newest_complete, slot_of
 from canary_controller.sources.source import MetricKey
+from canary_controller.turns import turn
 from canary_controller.watched import Sides, Watched
 
 LOOK_ANYWAY = timedelta(seconds=5)
 """Without anything new, conditions that must hold for a time are looked at so often."""
 NO_OUTCOMES = timedelta(minutes=1)
 RATE_SLOTS = 6
+SIDES_EVERY_S = 2
 OUTCOMES = "outcomes"
 GIVES = frozenset({Do.RAISE, Do.PROMOTE})
 _POINT_EVERY_S = 5
@@ -45,7 +46,7 @@ def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news:
     if not (has_news or is_due or w.seen.slot != before):
         return
     w.looked_at = now
-    w.sides = sides(w, found, now)
+    renew_sides(w, found, now)
     w.missing = missing(w, found, now)
     since = (w.seen.missing_since or now) if w.missing else None
     w.judged = judge.look(_case(w, found, now))
@@ -65,7 +66,7 @@ def _case(w: Watched, found: Found, now: datetime) -> Case:
     return Case(
         plan=w.plan,
         known=w.seen.known,
-        recent=[slot_in(number, of, w.mix) for number, of in w.slots.after(w.seen.slot)],
+        recent=w.growing.made(w.slots.after(w.seen.slot), w.mix),
         drawn=values(w.sides.drawn),
         control=values(w.sides.control),
         chosen=values(w.sides.chosen) if has_chosen else None,
@@ -90,9 +91,8 @@ def step_it(w: Watched, now: datetime) -> Action:
 
 def look_of(w: Watched, now: datetime) -> Look:
     """What was found out, in the words of ``step``."""
-    verdict, why = w.judged.verdict, w.judged.why
-    if w.missing and verdict is not Verdict.FAIL:
-        verdict = Verdict.ERROR
+    verdict, why = verdict_of(w), w.judged.why
+    if _lacks_data(w):
         why = "; ".join(f"no data for {what}: {said}" for what, said in sorted(w.missing.items()))
     no = refusal(w.questions, w.record.calls)
     return Look(
@@ -105,6 +105,15 @@ def look_of(w: Watched, now: datetime) -> Look:
         mesh=w.mesh.held,
         refusal=f"webhook {no.name!r} said no{f': {no.text}' if no.text else ''}" if no else "",
     )
+
+
+def verdict_of(w: Watched) -> Verdict:
+    """The judge's verdict, unless something that the plan needs is not known."""
+    return Verdict.ERROR if _lacks_data(w) else w.judged.verdict
+
+
+def _lacks_data(w: Watched) -> bool:
+    return bool(w.missing) and w.judged.verdict is not Verdict.FAIL
 
 
 def look_around(w: Watched, now: datetime) -> None:
@@ -130,16 +139,14 @@ def gates(w: Watched, now: datetime) -> tuple[GateState, ...]:
 
 def note_state(w: Watched, action: Action, now: datetime) -> None:
     """Put how it stands into the record, and a point of it once a check interval."""
-    look = look_of(w, now)
-    if w.release.is_in_force and (w.told_at == now or look.verdict != w.record.verdict):
+    verdict = verdict_of(w) if w.release.is_in_force else w.record.verdict
+    if w.release.is_in_force and (w.told_at == now or verdict != w.record.verdict):
         w.record = replace(w.record, findings=w.judged.findings())
     is_silent = action.because in (Because.ENDED, Because.NOTHING_TO_DO)
-    w.record = replace(
-        w.record,
-        verdict=look.verdict if w.release.is_in_force else w.record.verdict,
-        gates=w.gates,
-        waits_for=w.refused or ("" if is_silent else action.why),
-    )
+    waits_for = w.refused or ("" if is_silent else action.why)
+    state = (verdict, w.gates, waits_for)
+    if state != (w.record.verdict, w.record.gates, w.record.waits_for):
+        w.record = replace(w.record, verdict=verdict, gates=w.gates, waits_for=waits_for)
     last = w.record.points[-1] if w.record.points else None
     weight = _weight(w.release)
     if not w.release.is_in_force and last is not None and last.weight == weight:
@@ -156,6 +163,14 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
             e_values=w.judged.e_values,
         )
         w.record = replace(w.record, points=thinned((*w.record.points, point), now))
+
+
+def renew_sides(w: Watched, found: Found, now: datetime) -> None:
+    """Look at the last minutes anew every SIDES_EVERY_S: a second is little of them."""
+    number = turn(w.service_key, now, SIDES_EVERY_S)
+    if number != w.sides_turn or found is not w.sides_found:
+        w.sides_turn, w.sides_found = number, found
+        w.sides = sides(w, found, now)
 
 
 def sides(w: Watched, found: Found, now: datetime) -> Sides:

@@ -130,7 +130,11 @@ class Reconciler:
             room -= is_behind
             w.is_up_to_date = not is_behind or room >= 0
             slot = w.heard_slot if w.is_up_to_date else FAR
-            found.append(Known(service_key=w.service_key, revision=w.policy.revision, slot=slot))
+            heard = w.slots.heard(slot)
+            known = Known(
+                service_key=w.service_key, revision=w.policy.revision, slot=slot, requests=heard
+            )
+            found.append(known)
         return found
 
     async def _take(self, news: News) -> set[str]:

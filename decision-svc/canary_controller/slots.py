@@ -17,6 +17,8 @@ from canary_engine.outcomes import Tally
 from canary_controller.admin import OutcomeSlot
 
 COMPLETE_AFTER_S = 30
+MOST_HEARD = 60
+"""Of no more slots it is said how much of them was heard; no answer holds more either."""
 
 Sides = Mapping[Cohort, Tally]
 
@@ -40,8 +42,8 @@ class Slots:
     """Tallies by slot and cohort; a tally that was heard again replaces the one before."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, dict[Cohort, Tally]] = {}
-        self._requests: dict[tuple[int, Cohort], int] = {}
+        self._slots: dict[int, Sides] = {}
+        self._requests: dict[Cohort, dict[int, int]] = {cohort: {} for cohort in Cohort}
         self._changed: set[int] = set()
         self._older: tuple[int, ...] = ()
         self._sums: dict[Cohort, Tally] = {}
@@ -50,10 +52,12 @@ class Slots:
         """Take over what is new; whether anything is."""
         is_new = False
         for found in outcomes:
-            key = (found.slot, found.cohort)
-            if self._requests.get(key) != found.requests:
-                self._requests[key] = found.requests
-                self._slots.setdefault(found.slot, {})[found.cohort] = found.tally()
+            requests = self._requests[found.cohort]
+            if requests.get(found.slot) != found.requests:
+                requests[found.slot] = found.requests
+                # Another mapping each time, so that who has read one knows whether it is old.
+                sides = self._slots.get(found.slot, {})
+                self._slots[found.slot] = {**sides, found.cohort: found.tally()}
                 self._changed.add(found.slot)
                 is_new = True
         return is_new
@@ -84,17 +88,20 @@ class Slots:
 
     def requests(self, cohort: Cohort, after: int, until: int) -> int:
         """How many requests a cohort made in the slots after ``after`` and up to ``until``."""
-        return sum(
-            count
-            for (slot, of), count in self._requests.items()
-            if of is cohort and after < slot <= until
-        )
+        known = self._requests[cohort].items()
+        return sum([count for slot, count in known if after < slot <= until])
+
+    def heard(self, after: int) -> Sequence[int]:
+        """How many requests all cohorts made in each slot after ``after``, up to the last heard."""
+        until = min(max(self._slots, default=after), after + MOST_HEARD)
+        known = self._requests.values()
+        return [sum([of.get(slot, 0) for of in known]) for slot in range(after + 1, until + 1)]
 
     def forget(self, until: int) -> None:
         """Drop the slots up to ``until``."""
         for slot in [slot for slot in self._slots if slot <= until]:
             for cohort in self._slots.pop(slot):
-                del self._requests[(slot, cohort)]
+                del self._requests[cohort][slot]
 
 
 def _added(sums: Sides, slots: Iterable[Sides]) -> dict[Cohort, Tally]:

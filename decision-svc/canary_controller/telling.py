@@ -22,12 +22,13 @@ from canary_controller.looking import values
 from canary_controller.measuring import TOLD
 from canary_controller.notify.notifier import Told
 from canary_controller.notify.wording import About
+from canary_controller.turns import turn
 from canary_controller.watched import Watched
 from canary_controller.webhooks.caller import Body, Heard
 from canary_controller.webhooks.messages import body_of
 
 LEAST_REQUESTS = 20
-TOLD_AGAIN = timedelta(seconds=5)
+TOLD_AGAIN_S = 5
 LEASE_TOLD_AGAIN = timedelta(minutes=10)
 """No sooner are people told again of a lease that comes and goes."""
 VERIFIED, UNVERIFIED = "verified", "unverified"
@@ -59,7 +60,8 @@ class Tellable(Protocol):
 
 def is_due(w: Watched, now: datetime) -> bool:
     """Whether to look anew at what people should hear of."""
-    return w.told_at is None or not timedelta(0) <= now - w.told_at < TOLD_AGAIN
+    at, key = w.told_at, w.service_key
+    return at is None or turn(key, now, TOLD_AGAIN_S) != turn(key, at, TOLD_AGAIN_S)
 
 
 def raise_alerts(w: Watched, now: datetime) -> None:

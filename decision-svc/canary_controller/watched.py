@@ -18,12 +18,13 @@ from canary_engine.step import Action
 from canary_engine.webhooks import Question
 
 from canary_controller import evidence
-from canary_controller.evidence import Mix, Seen
+from canary_controller.evidence import Growing, Mix, Seen
 from canary_controller.judging import Judge, Judged
-from canary_controller.measuring import window
+from canary_controller.measuring import NOTHING, Found, window
 from canary_controller.slots import Slots
+from canary_controller.turns import turn
 
-SAVED_EVERY = timedelta(minutes=1)
+SAVED_EVERY_S = 60
 SAVED_AGAIN = timedelta(seconds=5)
 """So soon a verdict that wavers is noted again."""
 
@@ -55,7 +56,10 @@ class Watched:
     judged: Judged
     heard_slot: int
     slots: Slots = field(default_factory=Slots)
+    growing: Growing = field(default_factory=Growing)
     sides: Sides = field(default_factory=Sides)
+    sides_turn: int | None = None
+    sides_found: Found = NOTHING
     gates: tuple[GateState, ...] = ()
     mesh: MeshSight = NO_MESH
     missing: dict[str, str] = field(default_factory=dict)
@@ -106,8 +110,8 @@ class Watched:
 
     def is_to_save(self, now: datetime) -> bool:
         """Whether the record is to be written: about once a minute, and when anything happens."""
-        at = self.saved.written_at
-        if at is None or now - at >= SAVED_EVERY or now < at:
+        at, key = self.saved.written_at, self.service_key
+        if at is None or turn(key, now, SAVED_EVERY_S) != turn(key, at, SAVED_EVERY_S):
             return True
         if _happenings(self.record) != _happenings(self.saved):
             return True

@@ -14,7 +14,9 @@ From 1 us to a day there are 1,260 buckets, so a histogram is bounded without ev
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 ERROR = 0.01
 LONGEST_US = 86_400_000_000
@@ -38,12 +40,13 @@ LAST_BUCKET = bucket_of(LONGEST_US)
 
 
 class Histogram:
-    """How many values fell into each bucket, and their sum."""
+    """How many values fell into each bucket, and their sum; ``count`` is how many there are."""
 
-    __slots__ = ("_counts", "sum_us")
+    __slots__ = ("_counts", "count", "sum_us")
 
     def __init__(self, counts: Mapping[int, int] | None = None, sum_us: int = 0) -> None:
         self._counts = dict(counts or {})
+        self.count = sum(self._counts.values())
         self.sum_us = sum_us
 
     def __eq__(self, other: object) -> bool:
@@ -57,11 +60,6 @@ class Histogram:
         """Buckets and their counts, from the shortest value to the longest."""
         return iter(sorted(self._counts.items()))
 
-    @property
-    def count(self) -> int:
-        """How many values there are."""
-        return sum(self._counts.values())
-
     def above(self, bucket: int) -> int:
         """How many values are in later buckets than this one."""
         return sum([count for at, count in self._counts.items() if at > bucket])
@@ -70,16 +68,24 @@ class Histogram:
         """Add a value."""
         bucket = bucket_of(value_us)
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        self.count += 1
         self.sum_us += value_us
 
     def copy(self) -> Histogram:
         """Another one with the same values."""
-        return Histogram(self._counts, self.sum_us)
+        other = Histogram()
+        other.merge(self)
+        return other
 
     def merge(self, other: Histogram) -> None:
         """Add all the values of another."""
-        for bucket, count in other._counts.items():
-            self._counts[bucket] = self._counts.get(bucket, 0) + count
+        counts = self._counts
+        if counts:
+            for bucket, count in other._counts.items():
+                counts[bucket] = counts.get(bucket, 0) + count
+        else:
+            counts.update(other._counts)
+        self.count += other.count
         self.sum_us += other.sum_us
 
     def quantile(self, share: float) -> float | None:
@@ -90,18 +96,10 @@ class Histogram:
         return self.quantiles(share)[0]
 
     def quantiles(self, *shares: float) -> list[float | None]:
-        """The same of several shares, the smallest first, in one walk."""
-        total, below = self.count, 0
-        if not total:
+        """The same of several shares, with the values put in order once."""
+        if not self.count:
             return [None] * len(shares)
-        found: list[float | None] = []
-        ranks = (max(1, math.ceil(share * total)) for share in shares)
-        rank: float = next(ranks)
-        for bucket, count in self:
-            below += count
-            while below >= rank:
-                found.append(value_of(bucket))
-                rank = next(ranks, math.inf)
-            if len(found) == len(shares):
-                break
-        return found
+        buckets = sorted(self._counts)
+        up_to = list(accumulate(map(self._counts.__getitem__, buckets)))
+        ranks = (max(1, math.ceil(share * self.count)) for share in shares)
+        return [value_of(buckets[bisect_left(up_to, rank)]) for rank in ranks]

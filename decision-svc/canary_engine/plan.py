@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from canary_engine.shares import BUCKETS
@@ -307,6 +308,7 @@ class Plan:
         return min(round(share * self.comparison.control_times), BUCKETS - share)
 
 
+@lru_cache(maxsize=1_024)
 def seconds(length: str) -> int:
     """A length of time in its one form, as a number."""
     return int(length[:-1]) * UNITS_S[length[-1]]

@@ -25,10 +25,14 @@ AT_ONCE = 200
 
 
 class Known(NamedTuple):
-    """What the caller knows of a service key; zeros for nothing."""
+    """What the caller knows of a service key; zeros for nothing.
+
+    ``requests`` are those it has heard of in each of the slots after ``slot``.
+    """
 
     revision: int = 0
     slot: int = 0
+    requests: Sequence[int] = ()
 
 
 class Followed(NamedTuple):
@@ -54,6 +58,10 @@ class Following:
         self._clock = clock
         # Service key to its latest release, once nothing follows of it any more.
         self._settled: dict[str, str] = {}
+
+    def now(self) -> datetime:
+        """The time here."""
+        return self._clock()
 
     async def follow(self, known: Mapping[str, Known]) -> AsyncIterator[Followed]:
         """Every release there is to see to, by service key. Raises StoreError."""
@@ -110,4 +118,5 @@ def _wanted(policy: Policy, release: Release, known: Mapping[str, Known]) -> Wan
     began = slot_of(release.started_at.timestamp()) if release.started_at else 0
     has = known.get(policy.service_key, Known())
     # Gateways tell ages to within five seconds, so the first may be in the slot before.
-    return Wanted(policy.service_key, release.id, max(has.slot, began - 2))
+    heard = dict(enumerate(has.requests, has.slot + 1))
+    return Wanted(policy.service_key, release.id, max(has.slot, began - 2), heard)

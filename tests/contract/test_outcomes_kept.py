@@ -190,6 +190,21 @@ async def test_looking_ahead_goes_on_where_it_ended_and_tells_all(kept: Kept) ->
     assert seen == [kept.slot - n for n in reversed(range(LATE_S // SLOT_S))]
 
 
+async def test_looking_ahead_leaves_out_slots_of_which_all_was_heard(kept: Kept) -> None:
+    uncompared = DRAWN._replace(cohort=Cohort.OTHER)
+    await kept.one.add("a", [said(DRAWN, 200, age_s=20), said(CONTROL, 200, age_s=20)])
+    await kept.one.add("b", [said(DRAWN, 200), said(uncompared, 200)])
+    wanted = Wanted("shop", "r-1", kept.slot - 3, {kept.slot - 2: 2, kept.slot: 1})
+    assert [list(one.slots) for one in await kept.one.look([wanted])] == [[]]
+    await kept.one.add("c", [said(CONTROL, 200)])
+    (found,) = await kept.one.look([wanted])
+    assert [(slot, labels) for slot, labels, _ in found.slots] == [
+        (kept.slot, labels) for labels in (DRAWN, CONTROL)
+    ]
+    (found,) = await kept.one.look([wanted._replace(heard={})])
+    assert len(found.slots) == 4
+
+
 async def test_many_are_looked_for_together_and_answered_in_their_order(kept: Kept) -> None:
     keys = [f"shop {n}" for n in range(500)]
     for n in (0, 7, 499):

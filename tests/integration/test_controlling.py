@@ -251,6 +251,21 @@ async def test_outcomes_of_the_compared_cohorts_are_told_slot_by_slot(
     assert not found.outcomes
 
 
+async def test_slots_of_which_all_was_heard_are_not_told_again(shop: Calls) -> None:
+    await shop.release(5)
+    id_ = await release_id(shop)
+    await report(shop, "a", a_series(id_, DRAWN), a_series(id_, CONTROL))
+    (found,) = (await follow(shop)).releases
+    slot = found.outcomes[0].slot
+    heard = pb.Followed(service_key=SHOP, slot=slot - 1, requests=[6])
+    request = pb.FollowReleasesRequest(followed=[heard])
+    (found,) = (await shop.admin.FollowReleases(request)).releases
+    assert not found.outcomes
+    await report(shop, "b", a_series(id_, CONTROL, age_s=1))
+    (found,) = (await shop.admin.FollowReleases(request)).releases
+    assert found.outcomes
+
+
 async def test_slots_are_told_oldest_first_and_not_those_before_the_release(shop: Calls) -> None:
     await shop.release(5)
     id_ = await release_id(shop)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from canary_controller import evidence, slots
-from canary_controller.admin import Answered, Lease, OutcomeSlot
+from canary_controller.admin import FAR, Answered, Lease, OutcomeSlot
 from canary_controller.ending import End, Ended, verification
 from canary_controller.errors import Unreachable
 from canary_controller.evidence import Mix, Seen
@@ -17,6 +17,8 @@ from canary_controller.lease import Lease as HeldLease
 from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
 from canary_controller.slots import COMPLETE_AFTER_S, Slots
+from canary_controller.turns import turn
+from canary_engine.judge import evidence as gathering
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
@@ -88,6 +90,15 @@ def test_what_was_heard_before_is_no_news_and_is_not_read_again() -> None:
     assert found.requests(Cohort.DRAWN, FIRST - 1, FIRST) == 4
 
 
+def test_what_was_heard_is_said_slot_by_slot_as_one_number_for_all_cohorts() -> None:
+    found = Slots()
+    found.hear([heard(FIRST, Cohort.DRAWN, 3), heard(FIRST, Cohort.CONTROL, 4)])
+    found.hear([heard(FIRST + 2, Cohort.CHOSEN, 5), heard(FIRST + 2, Cohort.CHOSEN, 6)])
+    assert found.heard(FIRST - 1) == [7, 0, 6]
+    assert found.heard(FIRST) == [0, 6]
+    assert found.heard(FIRST + 2) == found.heard(FAR) == []
+
+
 def _fails() -> Tally:
     raise AssertionError("nobody reads it")
 
@@ -116,6 +127,18 @@ def test_sums_of_slots_are_those_of_all_their_tallies_however_they_came(
     assert {cohort: tally.request.count for cohort, tally in sums.items()} == expected
 
 
+# Turns
+
+
+def test_every_release_has_its_turn_once_a_period_and_a_second_of_its_own_for_it() -> None:
+    times = [NOW + timedelta(seconds=s) for s in range(61)]
+    turns = {n: [turn(f"shop {n}", at, 60) for at in times] for n in range(1_000)}
+    assert all(number[-1] == number[0] + 1 for number in turns.values())
+    changed = [sum(of[s + 1] > of[s] for of in turns.values()) for s in range(60)]
+    assert sum(changed) == 1_000
+    assert max(changed) < 50
+
+
 # Evidence
 
 
@@ -138,6 +161,20 @@ def test_whoever_goes_on_from_what_was_kept_has_seen_exactly_the_same() -> None:
     assert kept == half
     assert evidence.gathered(kept, a_minute(), JUDGE, MIX, FIRST + 5) == at_once
     assert at_once.samples == 120
+
+
+def test_a_slot_that_was_looked_at_is_taken_over_as_it_was_counted_then() -> None:
+    """And counted anew if it has grown since."""
+    known = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 1).known
+    growing = [evidence.slot_in(n, of, MIX) for n, of in a_minute().after(FIRST + 1)]
+    looked = gathering.follow(known.evidence, growing)
+    one, two = growing[:2]
+    taken = JUDGE.add(replace(known, links=looked), one)
+    assert taken.evidence is looked[0].after
+    assert JUDGE.add(taken, two).evidence is looked[1].after
+    assert JUDGE.add(taken, two).evidence == JUDGE.add(JUDGE.add(known, one), two).evidence
+    grown = replace(one, canary=two.control)
+    assert JUDGE.add(replace(known, links=looked), grown) == JUDGE.add(known, grown)
 
 
 def test_a_slot_is_taken_for_evidence_once() -> None:

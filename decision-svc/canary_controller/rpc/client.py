@@ -97,12 +97,7 @@ class Client:
 
     async def follow(self, known: Collection[Known]) -> News:
         """See Admin."""
-        request = admin_pb2.FollowReleasesRequest(
-            followed=[
-                admin_pb2.Followed(service_key=k.service_key, revision=k.revision, slot=k.slot)
-                for k in known
-            ]
-        )
+        request = admin_pb2.FollowReleasesRequest(followed=map(messages.followed_message, known))
         patience_s = self._deadline_s * FOLLOW_TIMES
         return messages.news(await self.call(self.stub.FollowReleases, request, patience_s))
 

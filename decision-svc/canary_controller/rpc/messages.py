@@ -45,7 +45,7 @@ from canary_engine.record import (
 from canary_engine.step import Action, Do
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from canary_controller.admin import News, OutcomeSlot, ReleaseNews
+from canary_controller.admin import Known, News, OutcomeSlot, ReleaseNews
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -83,6 +83,16 @@ def percentage(share: int) -> float:
 def policy(message: policy_pb2.Policy) -> Policy:
     """A policy. Raises InvalidPolicy if this controller is older than what it says."""
     return parse.policy(to_document(message))
+
+
+def followed_message(known: Known) -> admin_pb2.Followed:
+    """What is known of a service key as a message."""
+    return admin_pb2.Followed(
+        service_key=known.service_key,
+        revision=known.revision,
+        slot=known.slot,
+        requests=known.requests,
+    )
 
 
 def news(message: admin_pb2.FollowReleasesResponse) -> News:
@@ -127,7 +137,8 @@ def tally(series: decision_pb2.OutcomeSeries) -> Tally:
 
 
 def _histogram(message: decision_pb2.LatencyHistogram) -> Histogram:
-    counts = dict(zip(message.buckets, message.counts, strict=True))
+    # Slices are lists: they are read faster than what protobuf has in their place.
+    counts = dict(zip(message.buckets[:], message.counts[:], strict=True))
     return Histogram(counts, message.sum_us)
 
 

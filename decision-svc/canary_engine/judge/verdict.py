@@ -12,7 +12,7 @@ from enum import StrEnum
 from canary_engine.judge import breaches as clocks
 from canary_engine.judge.breaches import Breach, Checked, Reading, Standing
 from canary_engine.judge.evidence import Evidence, follow
-from canary_engine.judge.findings import Compared, Ground, compared
+from canary_engine.judge.findings import Compared, Ground, compared, ground
 from canary_engine.judge.measures import Consequence
 from canary_engine.judge.slots import Slot
 from canary_engine.judge.traffic import Traffic
@@ -100,11 +100,20 @@ class Judgement:
 
     verdict: Verdict
     because: tuple[Because, ...]
-    compared: tuple[Compared, ...]
+    evidence: Evidence
     conditions: tuple[Checked, ...]
     success: tuple[Checked, ...]
-    traffic: Traffic
     breaches: tuple[Breach, ...]
+
+    @property
+    def compared(self) -> tuple[Compared, ...]:
+        """Every measure, in numbers."""
+        return compared(self.evidence)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Whether both sides have the traffic that they should."""
+        return self.evidence.traffic
 
 
 def judge(evidence: Evidence, recent: Sequence[Slot], look: Look) -> Judgement:
@@ -114,12 +123,11 @@ def judge(evidence: Evidence, recent: Sequence[Slot], look: Look) -> Judgement:
     followed them already gives what that came to, and no recent ones.
     """
     whole = follow(evidence, recent)[-1].after if recent else evidence
-    found = compared(whole)
     conditions, breaches = _conditions(look)
     success, _ = clocks.check(look.success, Cohort.DRAWN, look.drawn, look.stable, (), look.now_s)
     because = (
         *_of_conditions(conditions),
-        *_of_comparisons(found),
+        *_of_comparisons(whole),
         *_of_silence(look),
         *_of_success(success),
         *_of_samples(look),
@@ -128,10 +136,9 @@ def judge(evidence: Evidence, recent: Sequence[Slot], look: Look) -> Judgement:
     return Judgement(
         verdict=VERDICTS[because[0].cause] if because else Verdict.PASS,
         because=because,
-        compared=found,
+        evidence=whole,
         conditions=conditions,
         success=success,
-        traffic=whole.traffic,
         breaches=breaches,
     )
 
@@ -169,12 +176,16 @@ def _early(one: Checked) -> str:
     return f", but that was under {clocks.LEAST_REQUESTS} requests" if one.is_early else ""
 
 
-def _of_comparisons(found: Sequence[Compared]) -> list[Because]:
-    return [
-        Because(cause=cause, text=str(one))
-        for one in found
-        if (cause := _OF_GROUND.get((one.ground, one.consequence)))
+def _of_comparisons(evidence: Evidence) -> list[Because]:
+    """What stands out; only then are there numbers to put into words."""
+    causes = [
+        _OF_GROUND.get((ground(measure, track), measure.consequence))
+        for measure, track in zip(evidence.measures, evidence.tracks, strict=True)
     ]
+    if not any(causes):
+        return []
+    told = zip(causes, compared(evidence), strict=True)
+    return [Because(cause=cause, text=str(one)) for cause, one in told if cause]
 
 
 def _of_silence(look: Look) -> list[Because]:

@@ -52,12 +52,15 @@ class Slots:
         """See Outcomes."""
         slots = self._slots.get(wanted.service_key, {})
         looked_at, has_more = ahead(self._clock(), wanted.after, self.kept_s)
-        found = [
-            (slot, labels, flat(tally))
-            for slot in looked_at
-            for labels, tally in slots.get(slot, {}).items()
-            if labels.release_id == wanted.release_id and labels.cohort in COMPARED
-        ]
+        found = []
+        for slot in looked_at:
+            tallies = [
+                (labels, tally)
+                for labels, tally in slots.get(slot, {}).items()
+                if labels.release_id == wanted.release_id and labels.cohort in COMPARED
+            ]
+            if sum(tally.requests for _, tally in tallies) != wanted.heard.get(slot):
+                found += [(slot, labels, flat(tally)) for labels, tally in tallies]
         return Found(found, looked_at[-1] if looked_at else wanted.after, has_more)
 
     def service_keys(self) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from canary_engine.model import Cohort
@@ -29,11 +30,16 @@ class Reported(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Outcomes of one release, in slots after ``after``."""
+    """Outcomes of one release, in slots after ``after``.
+
+    ``heard`` is how many requests the caller has heard of, by slot: requests only become more, so a
+    slot that holds just as many is as it was, and is left out.
+    """
 
     service_key: str
     release_id: str
     after: int
+    heard: Mapping[int, int] = MappingProxyType({})
 
 
 class Flat(NamedTuple):

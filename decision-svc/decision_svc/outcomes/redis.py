@@ -122,7 +122,9 @@ class RedisOutcomes:
                 lost[at] = answer
                 continue
             is_wanted = partial(_is_compared, wanted[at].release_id)
-            tallies[at] += [(slot, *one) for one in _unpacked(service_key, slot, answer, is_wanted)]
+            told = [(slot, *one) for one in _unpacked(service_key, slot, answer, is_wanted)]
+            if sum(sum(tally.statuses[1::2]) for *_, tally in told) != wanted[at].heard.get(slot):
+                tallies[at] += told
         if lost and len(lost) == len({at for at, _ in asked}):
             raise lost.popitem()[1]
         found = [

@@ -23,6 +23,7 @@ MAX_NAME = 255
 MAX_VALID_S = 300
 MAX_RECORD = 1 << 20
 MAX_FOLLOWED = 20_000
+MAX_SLOTS = 1_440
 _MESSAGES_AT_ONCE = 10
 
 
@@ -81,9 +82,11 @@ class ControlCalls(Calls):
         if len(request.followed) > MAX_FOLLOWED:
             raise BadRequest(f"followed: at most {MAX_FOLLOWED:,}")
         self._parts.snapshot.check_loaded()
-        known = {f.service_key: Known(f.revision, f.slot) for f in request.followed}
+        if any(len(f.requests) > MAX_SLOTS for f in request.followed):
+            raise BadRequest(f"followed.requests: those of at most {MAX_SLOTS} slots")
+        known = {f.service_key: Known(f.revision, f.slot, f.requests) for f in request.followed}
         response = pb.FollowReleasesResponse()
-        response.now.GetCurrentTime()
+        response.now.FromDatetime(self._parts.following.now())
         async for followed in self._parts.following.follow(known):
             _write(followed, response.releases.add())
             if len(response.releases) % _MESSAGES_AT_ONCE == 0:

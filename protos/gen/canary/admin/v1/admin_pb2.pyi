@@ -3561,22 +3561,30 @@ class Followed(_message.Message):
     SERVICE_KEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
     service_key: _builtins.str
     """The service key."""
     revision: _builtins.int
     """The revision of its policy; 0: none."""
     slot: _builtins.int
     """The newest slot of outcomes that it wants to hear nothing more of; 0: none."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many requests it has heard of in each of the slots that follow, all its cohorts together.
+        A slot that holds just as many is not told again; none given: every slot is told.
+        """
+
     def __init__(
         self,
         *,
         service_key: _builtins.str = ...,
         revision: _builtins.int = ...,
         slot: _builtins.int = ...,
+        requests: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "service_key", b"service_key", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "revision", b"revision", "service_key", b"service_key", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
