@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,8 +91,17 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    """A decision service that serves while this is open and drains when it closes."""
+async def running(
+    settings: Settings, clock: Callable[[], float] = time.time
+) -> AsyncIterator[Running]:
+    """A decision service that serves while this is open and drains when it closes.
+
+    ``clock`` gives Unix time: that by which releases go on and outcomes are counted.
+    """
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(clock(), UTC)
+
     async with AsyncExitStack() as stack:
         store: MemoryStore | RedisStore = MemoryStore()
         if settings.redis_url:
@@ -106,13 +115,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             max_age_s=settings.person_max_age_s,
             deadline_s=settings.person_deadline_ms / 1_000,
         )
-        outcomes, reported, leases, records = _kept(store)
-        told = Slots(time.time, kept_s=2 * WINDOW_S)
+        outcomes, reported, leases, records = _kept(store, clock)
+        told = Slots(clock, kept_s=2 * WINDOW_S)
         exposure = Collector(store, metrics, listed=settings.keep_exposed_users)
-        decider = Decider(snapshot, baselines, people, _utc_now, exposure.saw)
-        editor = Editor(
-            store, snapshot, metrics, clock=_utc_now, new_id=lambda: secrets.token_hex(4)
-        )
+        decider = Decider(snapshot, baselines, people, now, exposure.saw)
+        editor = Editor(store, snapshot, metrics, clock=now, new_id=lambda: secrets.token_hex(4))
         healths = health.aio.HealthServicer()
         follower = Follower(
             store,
@@ -135,14 +142,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
                 baselines=baselines,
                 decider=decider,
                 outcomes=outcomes,
-                audit=Audit(store, clock=_utc_now, new_salt=lambda: secrets.token_hex(16)),
+                audit=Audit(store, clock=now, new_salt=lambda: secrets.token_hex(16)),
                 links=store,
                 exposure=exposure,
                 exposed=store,
                 reported=reported,
                 leases=leases,
                 records=records,
-                following=Following(snapshot, outcomes, records, _utc_now),
+                following=Following(snapshot, outcomes, records, now),
                 signer=_signer(settings),
             )
         )
@@ -178,20 +185,20 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 
 def _kept(
-    store: MemoryStore | RedisStore,
+    store: MemoryStore | RedisStore, clock: Callable[[], float]
 ) -> tuple[Outcomes, ReportedStore, LeaseStore, RecordStore]:
     """Where that is kept which a controller needs: beside the policies."""
     if isinstance(store, MemoryStore):
         return (
-            MemoryOutcomes(time.time),
-            MemoryReported(time.time),
+            MemoryOutcomes(clock),
+            MemoryReported(clock),
             MemoryLeases(time.monotonic),
             MemoryRecords(),
         )
     link = store.connection
     return (
-        RedisOutcomes(link, time.time),
-        RedisReported(link, time.time),
+        RedisOutcomes(link, clock),
+        RedisReported(link, clock),
         RedisLeases(link),
         RedisRecords(link),
     )
