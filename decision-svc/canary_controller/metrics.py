@@ -26,6 +26,10 @@ class Metrics:
         self._ticks = Counter(
             "canary_controller_ticks", "Ticks, by how they went.", ("result",), registry=registry
         )
+        self._ticked = {
+            is_well: self._ticks.labels("well" if is_well else "trouble")
+            for is_well in (True, False)
+        }
         self._tick_s = Histogram(
             "canary_controller_tick_seconds",
             "How long a tick took.",
@@ -121,7 +125,7 @@ class Metrics:
 
     def ticked(self, took_s: float, *, is_well: bool) -> None:
         """A tick is over."""
-        self._ticks.labels("well" if is_well else "trouble").inc()
+        self._ticked[is_well].inc()
         self._tick_s.observe(took_s)
 
     def late(self, lag_s: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -329,6 +330,10 @@ class Reconciler:
 
         todo = list(items)
         if not todo:
+            return
+        if len(todo) == 1:
+            with suppress(AdminError):
+                await one(todo[0])
             return
         outcomes = await asyncio.gather(*map(one, todo), return_exceptions=True)
         for outcome in outcomes:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,7 +130,7 @@ def revision_link(
     salt = salt_of(tail) or new_salt()
     hash_ = hashing(salt)
     author = Author(actor=record.actor, reason=record.reason, at=record.at)
-    old, new = _without_same_versions(before, after)
+    old, new = _without_same_plan(*_without_same_versions(before, after))
     found = differences(masked(old, hash_), masked(new, hash_))
     fields = {
         **_said(author, record.summary, before.service_key),
@@ -160,6 +161,13 @@ def _without_same_versions(before: Policy, after: Policy) -> tuple[Policy, Polic
     )
 
 
+def _without_same_plan(before: Policy, after: Policy) -> tuple[Policy, Policy]:
+    """Both without the plan if it is the same: it is long, and hardly any change is about it."""
+    if before.plan is None or before.plan != after.plan:
+        return before, after
+    return replace(before, plan=None), replace(after, plan=None)
+
+
 def hashing(salt: str) -> Hash:
     """What ids are hashed by: the same id gives the same mark under the same salt."""
     start = sha256(salt.encode() + b"\0")
@@ -174,10 +182,14 @@ def hashing(salt: str) -> Hash:
 
 def salt_of(tail: Tail) -> str:
     """The salt that the chain's first link carries; "" if there is none, or nobody can read it."""
-    if tail.first is None:
-        return ""
+    return "" if tail.first is None else _salt_in(tail.first.entry)
+
+
+# The first link of a chain is asked for at each of its changes.
+@lru_cache(maxsize=1_024)
+def _salt_in(entry: str) -> str:
     try:
-        fields = json.loads(tail.first.entry)
+        fields = json.loads(entry)
     except (ValueError, RecursionError):
         return ""  # Somebody edited it. That is for verification to say; changes go on.
     salt = fields.get("salt") if isinstance(fields, dict) else None

@@ -31,6 +31,8 @@ class Documents:
             empty = {"service_key": service_key}
             return Written(parse.policy(empty), empty)
         last = self._last.get(service_key)
+        if last is not None and last.document == document:
+            return last
         policy = _policy(service_key, document, last.read if last else parse.policy)
         found = Written(policy, document)
         self.keep(found)

@@ -133,11 +133,12 @@ async def befall(world: World, machines: list[Machine], chance: Random) -> None:
             lambda: passes(world, chance.choice([1, 1, 3, 6, 12, 40])),
             lambda: jumps(world, chance.choice([-3_600, -20, 20, 3_600])),
             lambda: suspends(machine, chance),
+            lambda: oversleeps(world, machines, chance),
             lambda: cut(machine),
             lambda: changes_mind(world, chance),
             lambda: interferes(world, chance),
         ],
-        weights=[40, 4, 14, 20, 1, 6, 6, 4, 5],
+        weights=[38, 4, 14, 20, 1, 5, 3, 6, 4, 5],
     )[0]
     await happens()
 
@@ -159,6 +160,19 @@ async def passes(world: World, seconds: float) -> None:
 async def suspends(machine: Machine, chance: Random) -> None:
     """A machine stands still, and believes afterwards that no time has passed."""
     machine.sleep(chance.choice([4, 12, 30]))
+
+
+async def oversleeps(world: World, machines: list[Machine], chance: Random) -> None:
+    """A machine stands still until its lease is over, another acts, and it goes on as it was.
+
+    It hears of the newest policy, so that nothing but its token is too old.
+    """
+    one, other = chance.sample(machines, 2)
+    await one.tick()
+    one.sleep(12)
+    await other.tick()
+    world.verdict = chance.choice([Verdict.PASS, Verdict.FAIL])
+    await one.tick()
 
 
 async def jumps(world: World, seconds: float) -> None:

@@ -60,6 +60,7 @@ from decision_svc.editor import Editor, Who
 from decision_svc.metrics import Metrics as ServiceMetrics
 from decision_svc.snapshot import Snapshot
 from decision_svc.store.memory import MemoryStore
+from decision_svc.store.protocol import ChangeRecord, Document, Link
 from decision_svc.store.protocol import LostRace as StoreLostRace
 
 SHOP = "shop"
@@ -88,6 +89,32 @@ class Accepted:
     """The latest time that anybody was ever told; the service's clock may have been set back."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What the first change of a policy saved."""
+
+    policy: Policy
+    document: Document
+    record: ChangeRecord
+    link: Link
+
+    @classmethod
+    async def of(cls, store: MemoryStore, policy: Policy) -> Started:
+        """What was saved of a policy that has one revision."""
+        (record,) = await store.changes(SHOP)
+        document, tail = await store.newest(SHOP)
+        assert document is not None, "it was saved"
+        assert tail.last is not None, "it was saved"
+        return cls(policy=policy, document=document, record=record, link=tail.last)
+
+    async def into(self, store: MemoryStore) -> None:
+        """Save the same again."""
+        await store.save(SHOP, self.document, self.record, (), self.link)
+
+
+_STARTED: dict[tuple[Plan, int], Started] = {}
+
+
 class World:
     """One release with a plan, whatever befalls it, and all that was written by controllers."""
 
@@ -106,8 +133,9 @@ class World:
         self._holder, self._token, self._until = "", 0, 0.0
         numbers = count(1)
         self._snapshot = Snapshot()
+        self._store = MemoryStore()
         self._editor = Editor(
-            MemoryStore(),
+            self._store,
             self._snapshot,
             SERVICE_METRICS,
             clock=lambda: self.now,
@@ -134,7 +162,16 @@ class World:
         return found
 
     async def begin(self) -> None:
-        """Start the release."""
+        """Start the release, as it was started for the first world that had the same plan."""
+        kind = (self.plan, self.share)
+        if kind not in _STARTED:
+            await self._start()
+            _STARTED[kind] = await Started.of(self._store, self.policy)
+        else:
+            await _STARTED[kind].into(self._store)
+            self._snapshot.put(_STARTED[kind].policy)
+
+    async def _start(self) -> None:
         versions = (
             Version(version="v1", status=VersionStatus.STABLE),
             Version(version="v2"),
