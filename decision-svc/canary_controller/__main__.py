@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -127,10 +128,19 @@ def main(**options: Any) -> None:
     """Move releases along their plans: look, judge, step, tell people."""
     settings = Settings(**options)
     _configure_logging(settings.log_level)
+    collect_rarely()
     try:
         uvloop.run(_serve(settings))
     except BadSettings as error:
         raise click.UsageError(str(error)) from error
+
+
+def collect_rarely() -> None:
+    """Look for cycles a hundred times less often: a tick makes many values and hardly any of those.
+
+    With a thousand releases this took a tenth of every tick.
+    """
+    gc.set_threshold(70_000, 20, 20)
 
 
 async def _serve(settings: Settings) -> None:

@@ -173,8 +173,9 @@ async def running(
         following = asyncio.create_task(follower.run())
         following.add_done_callback(_tell_failure)
         stack.push_async_callback(cancel, following)
-        refreshing = asyncio.create_task(refresh_for_ever(told, metrics))
-        stack.push_async_callback(cancel, refreshing)
+        if settings.metrics_listen:
+            refreshing = asyncio.create_task(refresh_for_ever(told, metrics))
+            stack.push_async_callback(cancel, refreshing)
         exposing = asyncio.create_task(exposure.flush_for_ever())
         stack.push_async_callback(_tell_rest, exposing, exposure)
         for server in (decisions, admin, *([health_only] if settings.health_listen else [])):

@@ -25,6 +25,7 @@ async def refresh_for_ever(told: Slots, metrics: Metrics) -> None:
         try:
             for service_key in told.service_keys():
                 metrics.outcomes.show_latencies(service_key, told.read(service_key, WINDOW_S))
+                await asyncio.sleep(0)  # decisions are waiting
         except Exception:  # the gauges must go on once the trouble is over
             log.exception("latencies could not be computed")
         await asyncio.sleep(EVERY_S)
