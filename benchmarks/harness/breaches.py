@@ -89,15 +89,16 @@ class _Load:
 
 
 async def _breach(load: _Load, stub: Any) -> float:
-    load.day, load.first_failure = "good", 0.0
     await asyncio.sleep(WELL_S)
-    load.day = "bad"
+    load.day, load.first_failure = "bad", 0.0
     for _ in range(round(LONGEST_S / LOOK_EVERY_S)):
         if await _status(stub) == policy_pb2.RELEASE_STATUS_ROLLED_BACK:
             break
         await asyncio.sleep(LOOK_EVERY_S)
     else:
         raise SystemExit(f"controller: not rolled back within {LONGEST_S:g} s")
+    # Nobody is on their way with a bad request when the next release begins.
+    load.day = "good"
     await asyncio.sleep(QUIET_S)
     return load.last_canary - load.first_failure
 
