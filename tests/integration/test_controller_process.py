@@ -32,6 +32,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.access import Tokens
 from support.authority import Authority
 from support.calls import SHOP, Calls, a_change, ready_service
+from support.process_wide import put_back
 from support.redis_server import free_port
 from support.service import running_service
 
@@ -189,6 +190,7 @@ async def is_serving(health: health_pb2_grpc.HealthStub) -> None:
     ],
 )
 def test_a_controller_does_not_start_with_settings_that_are_wrong(wrong: list[str]) -> None:
-    result = CliRunner().invoke(main, ["--metrics-listen", "", *wrong])
+    with put_back():
+        result = CliRunner().invoke(main, ["--metrics-listen", "", *wrong])
     assert result.exit_code == 2
     assert wrong[0] in result.output

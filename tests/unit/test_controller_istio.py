@@ -11,6 +11,7 @@ from canary_controller.__main__ import cluster_of, main
 from canary_controller.mesh.settings import BadMeshFile, Entry, entries_in
 from canary_istio.routes import Mesh
 from click.testing import CliRunner
+from support.process_wide import put_back
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/istio.md").read_text()
@@ -104,7 +105,8 @@ def test_a_controller_does_not_start_with_a_cluster_that_makes_no_sense(
         "--kubernetes-ca-file": "",
     }
     given = usual | dict(zip(options[::2], options[1::2], strict=True))
-    result = CliRunner().invoke(main, [word for pair in given.items() for word in pair])
+    with put_back():
+        result = CliRunner().invoke(main, [word for pair in given.items() for word in pair])
     assert result.exit_code == 2
     assert complaint in result.output
     assert "a-token" not in result.output
