@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from canary_engine.histogram import merge_counts
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.model import Cohort
 from canary_engine.outcomes import Tally
@@ -44,6 +45,7 @@ class Slots:
     def __init__(self) -> None:
         self._slots: dict[int, Sides] = {}
         self._requests: dict[Cohort, dict[int, int]] = {cohort: {} for cohort in Cohort}
+        self._heard: dict[int, int] = {}
         self._changed: set[int] = set()
         self._older: tuple[int, ...] = ()
         self._sums: dict[Cohort, Tally] = {}
@@ -53,8 +55,11 @@ class Slots:
         is_new = False
         for found in outcomes:
             requests = self._requests[found.cohort]
-            if requests.get(found.slot) != found.requests:
+            before = requests.get(found.slot)
+            if before != found.requests:
                 requests[found.slot] = found.requests
+                more = found.requests - (before or 0)
+                self._heard[found.slot] = self._heard.get(found.slot, 0) + more
                 # Another mapping each time, so that who has read one knows whether it is old.
                 sides = self._slots.get(found.slot, {})
                 self._slots[found.slot] = {**sides, found.cohort: found.tally()}
@@ -94,12 +99,12 @@ class Slots:
     def heard(self, after: int) -> Sequence[int]:
         """How many requests all cohorts made in each slot after ``after``, up to the last heard."""
         until = min(max(self._slots, default=after), after + MOST_HEARD)
-        known = self._requests.values()
-        return [sum([of.get(slot, 0) for of in known]) for slot in range(after + 1, until + 1)]
+        return [self._heard.get(slot, 0) for slot in range(after + 1, until + 1)]
 
     def forget(self, until: int) -> None:
         """Drop the slots up to ``until``."""
         for slot in [slot for slot in self._slots if slot <= until]:
+            del self._heard[slot]
             for cohort in self._slots.pop(slot):
                 del self._requests[cohort][slot]
 
@@ -114,6 +119,6 @@ def _added(sums: Sides, slots: Iterable[Sides]) -> dict[Cohort, Tally]:
                 known = Tally(known.statuses, known.request) if known is not None else Tally()
                 known.request = known.request.copy()
                 found[cohort] = known
-            known.statuses.update(tally.statuses)
+            merge_counts(known.statuses, tally.statuses)
             known.request.merge(tally.request)
     return found

@@ -79,12 +79,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Add all the values of another."""
-        counts = self._counts
-        if counts:
-            for bucket, count in other._counts.items():
-                counts[bucket] = counts.get(bucket, 0) + count
-        else:
-            counts.update(other._counts)
+        merge_counts(self._counts, other._counts)
         self.count += other.count
         self.sum_us += other.sum_us
 
@@ -103,3 +98,12 @@ class Histogram:
         up_to = list(accumulate(map(self._counts.__getitem__, buckets)))
         ranks = (max(1, math.ceil(share * self.count)) for share in shares)
         return [value_of(buckets[bisect_left(up_to, rank)]) for rank in ranks]
+
+
+def merge_counts(counts: dict[int, int], more: Mapping[int, int]) -> None:
+    """Add what more has of each kind."""
+    if not counts:
+        counts.update(more)
+        return
+    for kind, count in more.items():
+        counts[kind] = counts.get(kind, 0) + count

@@ -236,7 +236,8 @@ async def test_any_tallies_add_up_and_stay_in_the_order_of_their_keys(kept: Kept
     for number in range(60):
         part = a_tally(*(chance.choice([200, 404, 500, 503]) for _ in range(chance.randrange(9))))
         part.request.add(chance.randrange(10**9))
-        part.statuses[chance.randrange(100, 600)] += 1
+        status = chance.randrange(100, 600)
+        part.statuses[status] = part.statuses.get(status, 0) + 1
         both.merge(part)
         await kept.one.add(f"{number}", [Reported(DRAWN, 0, part)])
     assert await read(kept.other) == {DRAWN: plain(both)}
