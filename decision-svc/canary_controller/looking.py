@@ -227,7 +227,7 @@ def requests_per_check(w: Watched) -> float | None:
 
 def _silence(w: Watched, now: datetime) -> timedelta:
     """For how long nobody of those who are compared has been heard of."""
-    newest = max((number for number, _ in w.slots.after(w.seen.slot)), default=w.seen.heard)
+    newest = w.slots.newest if w.slots.newest > w.seen.slot else w.seen.heard
     heard = datetime.fromtimestamp((newest + 1) * SLOT_S, UTC)
     return now - max(heard, w.seen.weight_since, w.seen.judged_since)
 

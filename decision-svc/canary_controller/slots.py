@@ -67,6 +67,11 @@ class Slots:
                 is_new = True
         return is_new
 
+    @property
+    def newest(self) -> int:
+        """The newest slot that holds anything; 0 if none does."""
+        return max(self._slots, default=0)
+
     def between(self, after: int, until: int) -> Sequence[tuple[int, Sides]]:
         """The slots after ``after`` and up to ``until`` that hold anything, in order."""
         found = sorted(slot for slot in self._slots if after < slot <= until)
@@ -74,7 +79,7 @@ class Slots:
 
     def after(self, slot: int) -> Sequence[tuple[int, Sides]]:
         """All later ones."""
-        return self.between(slot, max(self._slots, default=slot))
+        return self.between(slot, self.newest)
 
     def sums(self, after: int) -> Sides:
         """Statuses and latencies of all slots after ``after`` together, by cohort.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 ERROR = 0.01
@@ -44,8 +44,10 @@ class Histogram:
 
     __slots__ = ("_counts", "count", "sum_us")
 
-    def __init__(self, counts: Mapping[int, int] | None = None, sum_us: int = 0) -> None:
-        self._counts = dict(counts or {})
+    def __init__(
+        self, counts: Mapping[int, int] | Iterable[tuple[int, int]] = (), sum_us: int = 0
+    ) -> None:
+        self._counts = dict(counts)
         self.count = sum(self._counts.values())
         self.sum_us = sum_us
 

@@ -133,12 +133,12 @@ def _outcome_slot(message: admin_pb2.OutcomeSlot) -> OutcomeSlot:
 def tally(series: decision_pb2.OutcomeSeries) -> Tally:
     """The outcomes of a series."""
     times = (_histogram(series.request), _histogram(series.upstream))
-    return Tally(dict(series.statuses), *times, series.lost)
+    return Tally(series.statuses, *times, series.lost)
 
 
 def _histogram(message: decision_pb2.LatencyHistogram) -> Histogram:
     # Slices are lists: they are read faster than what protobuf has in their place.
-    counts = dict(zip(message.buckets[:], message.counts[:], strict=True))
+    counts = zip(message.buckets[:], message.counts[:], strict=True)
     return Histogram(counts, message.sum_us)
 
 
