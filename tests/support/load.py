@@ -19,7 +19,7 @@ import aiohttp
 WITHIN_S = 20.0
 # Longer than Kong waits for a plugin server, so that a hang shows as what Kong makes of it.
 PATIENCE_S = 70.0
-LOOK_EVERY_S = 0.005
+LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +134,13 @@ class Load:
 
 
 @asynccontextmanager
-async def load(address: str, users: Sequence[User], *, clients: int = 8) -> AsyncIterator[Load]:
+async def load(
+    address: str, users: Sequence[User], *, clients: int = 8, rest_s: float = 0.0
+) -> AsyncIterator[Load]:
     """Clients that ask, each for users of its own in turn, while this is open.
 
-    What one user gets is thus known in its order.
+    What one user gets is thus known in its order. After each answer a client rests for ``rest_s``:
+    traffic that goes on for minutes need not take all that the machine has.
     """
     found = Load(users, clients)
     is_over = asyncio.Event()
@@ -154,6 +157,7 @@ async def load(address: str, users: Sequence[User], *, clients: int = 8) -> Asyn
                         return
                     found.began += 1
                     found.hear(await _ask(session, f"http://{address}{user.path}", user))
+                    await asyncio.sleep(rest_s)
 
         async with asyncio.TaskGroup() as group:
             for client in range(clients):
@@ -181,11 +185,17 @@ async def _version(answer: aiohttp.ClientResponse) -> str:
     return str(body["version"])
 
 
-async def until(is_true: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> None:
-    """Wait for a condition. Raises AssertionError naming ``what``."""
+async def until(
+    is_true: Callable[[], Any],
+    what: str,
+    within_s: float = WITHIN_S,
+    *,
+    every_s: float = LOOK_EVERY_S,
+) -> None:
+    """Wait for a condition, at which it looks so often. Raises AssertionError naming ``what``."""
     try:
         async with asyncio.timeout(within_s):
             while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"not within {within_s:g} s: {what}") from None

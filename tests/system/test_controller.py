@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,9 @@ from support.prometheus_server import running_prometheus
 from support.stack import running_stack
 
 WITHIN_S = 150.0
+REST_S = 0.08
+"""Some 200 requests a second: ten of the canary's at 5 %."""
+LOOK_EVERY_S = 0.2
 SERVICE_KEY = "private"
 """A service whose gateway declares no canary of its own that would rule after the release."""
 STEPS = (5.0, 25.0, 50.0)
@@ -70,7 +73,7 @@ async def releasing(
     admin("Apply", policy={"plan": plan, "versions": VERSIONS}, prune=True)
     despite = "another build has its name"
     admin("StartRelease", version=CANARY, percentage=percentage, despite_rollback=despite)
-    async with load(stack.gateway.address, USERS, clients=16) as found:
+    async with load(stack.gateway.address, USERS, clients=16, rest_s=REST_S) as found:
         yield found
 
 
@@ -85,10 +88,15 @@ def record_of(admin: Admin) -> record_pb2.ReleaseRecord:
     return found
 
 
+async def becomes(is_so: Callable[[], Any], what: str) -> None:
+    """Wait for it, without taking the service's time for the question."""
+    await until(is_so, what, WITHIN_S, every_s=LOOK_EVERY_S)
+
+
 async def ends(admin: Admin, status: str) -> None:
     """Wait until the release ends, as it should."""
     ended = ("completed", "rolled-back", "abandoned")
-    await until(lambda: release_of(admin)["status"] in ended, status, WITHIN_S)
+    await becomes(lambda: release_of(admin)["status"] in ended, status)
     assert release_of(admin)["status"] == status, record_of(admin).events
 
 
@@ -124,7 +132,7 @@ async def test_a_bad_version_is_rolled_back_and_only_its_own_answers_fail(
 ) -> None:
     async with releasing(stack, admin, *fault) as found:
         await ends(admin, "rolled-back")
-        await until(lambda: record_of(admin).events[-1:], "an event")
+        await becomes(lambda: record_of(admin).events[-1:], "an event")
         await found.round()  # every gateway has heard of it
         found.seen.clear()
         await found.round()
@@ -149,14 +157,14 @@ async def test_a_release_is_held_while_prometheus_is_gone_and_goes_on_when_it_is
     with running_prometheus(port) as prometheus:
         restart_controller(stack, "--prometheus-url", prometheus.url)
         async with releasing(stack, admin, percentage=0, plan=plan) as found:
-            await until(lambda: release_of(admin).get("percentage") == 25, "25 %", WITHIN_S)
+            await becomes(lambda: release_of(admin).get("percentage") == 25, "25 %")
             prometheus.stop()
-            await until(lambda: is_told(admin, "no-data"), "an alert", WITHIN_S)
+            await becomes(lambda: is_told(admin, "no-data"), "an alert")
             # A raise may have been under way when it went; nothing came after it.
             assert weights(admin) in ([0.0, 5.0, 25.0], [0.0, *STEPS])
             assert "no data for decisions" in record_of(admin).waits_for
             prometheus.start()
-            await until(lambda: record_of(admin).waits_for.startswith("the last"), "end", WITHIN_S)
+            await becomes(lambda: record_of(admin).waits_for.startswith("the last"), "end")
         assert not found.failed, found.summary()
     assert weights(admin) == [0.0, *STEPS]
     assert release_of(admin)["status"] == "in-progress"
@@ -181,7 +189,7 @@ async def test_a_good_version_goes_through_the_steps_and_is_promoted(
         await found.round()
         found.seen.clear()
         await found.round()
-        await until(lambda: record_of(admin).is_closed, "the end is verified", WITHIN_S)
+        await becomes(lambda: record_of(admin).is_closed, "the end is verified")
     assert not found.failed, found.summary()
     assert {version for seen in found.seen.values() for version in seen} == {CANARY}
     assert weights(admin) == [0.0, *STEPS]
