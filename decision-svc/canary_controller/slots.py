@@ -2,7 +2,7 @@
 
 A slot is complete COMPLETE_AFTER_S after its end, by the service's clock: then all gateways have
 told what they heard, or will be too late. Complete slots are evidence, once and in order; the
-others are looked at every time and thrown away.
+others are looked at whenever they have changed.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from decision_svc.records.redis import RedisRecords
 from decision_svc.store.connection import Connection, slot_key
 from decision_svc.store.protocol import (
     UNREACHABLE,
-    ChangeRecord,
     Link,
-    MemberEdit,
     StoreError,
     StoreUnavailable,
     Tail,
@@ -35,8 +32,8 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from support.redis_cluster import MASTERS, RedisCluster, free_ports, running_cluster
 from support.redis_server import RedisServer, free_port, running_redis
+from support.redis_store import PATIENCE_S, opened, write
 
-PATIENCE_S = 10.0
 TIMEOUT_S = 0.5
 INDEX = "canary:services"
 NOW_S = time.time()
@@ -59,25 +56,6 @@ def cluster(whole: RedisCluster) -> RedisCluster:
 async def store(cluster: RedisCluster) -> AsyncIterator[RedisStore]:
     async with opened(cluster.url) as store:
         yield store
-
-
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore.connect(url, **{"timeout_s": PATIENCE_S} | options)
-    try:
-        yield store
-    finally:
-        await store.aclose()
-
-
-def record(revision: int) -> ChangeRecord:
-    at = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
-    return ChangeRecord(revision=revision, actor="ada", at=at, reason="why", summary="what")
-
-
-async def write(store: RedisStore, revision: int, key: str = "shop") -> None:
-    edit = MemberEdit(segment="beta", add=[f"u{revision}"])
-    await store.save(key, {"revision": revision}, record(revision), [edit])
 
 
 def keepers(cluster: RedisCluster) -> dict[int, str]:

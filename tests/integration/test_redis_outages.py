@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,15 @@ from canary_engine.model import Profile
 from decision_svc.store import was_saved
 from decision_svc.store.connection import Connection
 from decision_svc.store.protocol import (
-    ChangeRecord,
     LostRace,
-    MemberEdit,
     StoreUnavailable,
 )
 from decision_svc.store.redis import RedisStore
 from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
 from support.redis_server import RedisServer, free_port, running_redis
+from support.redis_store import opened, record, write
 
-# Servers that sync every write may take their time on a busy machine.
-PATIENCE_S = 10.0
 TIMEOUT_S = 0.5
 SLACK_S = 2.0
 
@@ -61,25 +57,6 @@ async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
 async def impatient(server: RedisServer) -> AsyncIterator[RedisStore]:
     async with opened(server.url, timeout_s=TIMEOUT_S) as store:
         yield store
-
-
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore.connect(url, **{"timeout_s": PATIENCE_S} | options)
-    try:
-        yield store
-    finally:
-        await store.aclose()
-
-
-def record(revision: int) -> ChangeRecord:
-    at = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
-    return ChangeRecord(revision=revision, actor="ada", at=at, reason="why", summary="what")
-
-
-async def write(store: RedisStore, revision: int, key: str = "shop") -> None:
-    edit = MemberEdit(segment="beta", add=[f"u{revision}"])
-    await store.save(key, {"revision": revision}, record(revision), [edit])
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
