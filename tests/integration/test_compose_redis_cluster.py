@@ -13,10 +13,10 @@ import yaml
 from decision_svc.store.connection import slot_key
 from decision_svc.store.protocol import StoreError
 from decision_svc.store.redis import RedisStore
-from integration.test_redis_cluster import record
 from redis import Redis
 from support.redis_cluster import free_ports
 from support.redis_server import RedisServer, wait_until
+from support.redis_store import record
 
 ROOT = Path(__file__).resolve().parents[2]
 JOIN = ROOT / "deploy/compose/join-redis-cluster"
