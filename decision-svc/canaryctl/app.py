@@ -12,34 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from canaryctl import errors
-from canaryctl.commands.api_version import api_version
-from canaryctl.commands.apply import apply, diff, export
-from canaryctl.commands.audit import audit
-from canaryctl.commands.checklist import checklist
-from canaryctl.commands.completion import COMPLETE_VARIABLE, completion
-from canaryctl.commands.explain import explain
-from canaryctl.commands.flag import flag
-from canaryctl.commands.guards import approvals, approve, freeze, guards
-from canaryctl.commands.halt import halt
-from canaryctl.commands.members import segment
-from canaryctl.commands.metrics import metrics
-from canaryctl.commands.outcomes import outcomes
-from canaryctl.commands.override import override
-from canaryctl.commands.plan import plan_lint
-from canaryctl.commands.policy import history, policy
-from canaryctl.commands.profile import profile
-from canaryctl.commands.reading import bucketing, compatibility, identity
-from canaryctl.commands.release import percentage, release
-from canaryctl.commands.rendering import render
-from canaryctl.commands.replay import replay_
-from canaryctl.commands.report import report
-from canaryctl.commands.rule import rule
-from canaryctl.commands.shadow import shadow
-from canaryctl.commands.status import baselines, status
-from canaryctl.commands.token import token
-from canaryctl.commands.version import version
-from canaryctl.commands.whitelist import whitelist
-from canaryctl.commands.whoami import whoami
+from canaryctl.commands import Commands
+from canaryctl.commands.completion import COMPLETE_VARIABLE
 from canaryctl.errors import Misuse, Trouble
 from canaryctl.options import Noun, global_options
 from canaryctl.session import Session
@@ -132,6 +106,7 @@ def _hang_up(ctx: click.Context) -> Session:
 @click.group(
     PROGRAM,
     cls=Root,
+    commands=Commands(),
     params=global_options(is_root=True),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -144,14 +119,3 @@ def cli(ctx: click.Context) -> None:
     2 usage or invalid argument, 3 lost race, 4 unavailable or too late, 5 anything else.
     """
     _hang_up(ctx)
-
-
-for command in (
-    status, version, release, percentage, halt, approve, approvals, guards, freeze,
-    rule, whitelist, segment, flag, bucketing, identity,
-    compatibility, api_version, override, profile, diff, apply, export, replay_, plan_lint,
-    checklist, report,
-    shadow, render, policy, baselines, outcomes, metrics, history, audit, explain, whoami, token,
-    completion,
-):  # fmt: skip
-    cli.add_command(command)
