@@ -11,9 +11,9 @@ from decision_svc.leases.memory import MemoryLeases
 from decision_svc.leases.protocol import Lease, LeaseStore
 from decision_svc.leases.redis import RedisLeases
 from decision_svc.store.connection import Connection
+from support.calls import until
 
 AWKWARD_NAMES = ["controller", "控制器", "{a}b}{", "%", "a:lease-token"]
-LIMIT_S = 15.0
 
 
 @dataclass
@@ -39,10 +39,12 @@ def kept(request: pytest.FixtureRequest) -> Kept:
     connection = connections()
 
     async def gone(name: str) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            key = f"canary:{{{name}}}:lease"
-            while await connection.ask(key, lambda redis: redis.exists(key)):
-                pass
+        key = f"canary:{{{name}}}:lease"
+
+        async def is_gone() -> bool:
+            return not await connection.ask(key, lambda redis: redis.exists(key))
+
+        await until(is_gone)
 
     return Kept(RedisLeases(connections()), RedisLeases(connections()), gone)
 

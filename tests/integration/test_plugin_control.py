@@ -35,6 +35,7 @@ from integration.test_plugin_harness import (
     spying,
     until,
 )
+from support import calls
 from support.kong_side import Event, Kong
 from support.service import running_service
 
@@ -213,11 +214,16 @@ async def test_what_a_shadow_says_is_counted_whoever_decided(staged: Stage) -> N
     before = await shadow_counts(staged)
     for number in range(4):
         await staged.access(between(number))
-    async with asyncio.timeout(WITHIN_S):
-        pair = ("stable", "default", "canary", "percentage")
-        while (found := (await shadow_counts(staged))[pair] - before[pair]) < 4:
-            pass
-    assert found == 4
+    pair = ("stable", "default", "canary", "percentage")
+
+    async def newly_counted() -> int:
+        return (await shadow_counts(staged))[pair] - before[pair]
+
+    async def are_all_counted() -> bool:
+        return await newly_counted() >= 4
+
+    await calls.until(are_all_counted)
+    assert await newly_counted() == 4
 
 
 async def shadow_counts(staged: Stage) -> Counter[tuple[str, str, str, str]]:

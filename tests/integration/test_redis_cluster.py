@@ -30,6 +30,7 @@ from decision_svc.store.redis import RedisStore
 from decision_svc.store.servers import Asked
 from redis.asyncio import Redis
 from redis.crc import key_slot
+from support.calls import until
 from support.redis_cluster import MASTERS, RedisCluster, free_ports, running_cluster
 from support.redis_server import RedisServer, free_port, running_redis
 from support.redis_store import PATIENCE_S, opened, write
@@ -358,9 +359,11 @@ async def test_a_replica_that_takes_a_server_s_place_is_found_without_a_retry() 
             cluster.keeper(key).kill()
             await assert_unavailable(store.listed_in("shop", "u1", ["beta"]))
             await _call(replica, "CLUSTER FAILOVER", "TAKEOVER")
-            async with asyncio.timeout(PATIENCE_S):
-                while await _listed(store) is None:
-                    pass
+
+            async def is_found() -> bool:
+                return await _listed(store) is not None
+
+            await until(is_found)
             assert await _listed(store) == frozenset(["beta"])
             await write(store, 2)
             assert await store.revisions() == {"shop": 2}
@@ -475,9 +478,7 @@ async def test_a_server_that_was_given_no_slots_yet_is_unavailable_until_it_is()
             await assert_unavailable(store.revisions(), "knows of no server that keeps a slot")
             await assert_unavailable(anext(store.watch()), "knows of no server that keeps a slot")
             await _call(server, "CLUSTER ADDSLOTSRANGE", 0, 16_383)
-            async with asyncio.timeout(PATIENCE_S):
-                while not await _takes_writes(store):
-                    pass
+            await until(lambda: _takes_writes(store))
             # It has met nobody, and tells no address of its own.
             assert await store.revisions() == {"shop": 1}
 

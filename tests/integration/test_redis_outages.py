@@ -20,6 +20,7 @@ from decision_svc.store.protocol import (
 from decision_svc.store.redis import RedisStore
 from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
+from support.calls import until
 from support.redis_server import RedisServer, free_port, running_redis
 from support.redis_store import opened, record, write
 
@@ -57,12 +58,6 @@ async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
 async def impatient(server: RedisServer) -> AsyncIterator[RedisStore]:
     async with opened(server.url, timeout_s=TIMEOUT_S) as store:
         yield store
-
-
-async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
-        while not await is_so():
-            pass
 
 
 async def assert_unavailable(answer: Awaitable[Any], within_s: float) -> str:
@@ -195,7 +190,7 @@ async def test_a_watch_outlives_quiet_times(server: RedisServer) -> None:
             stats = await client.info("commandstats")
             return int(stats.get("cmdstat_ping", {"calls": 0})["calls"]) > 5
 
-        await eventually(was_asked_often)
+        await until(was_asked_often)
         await write(store, 1)
         assert await hearing == "shop"
 
@@ -215,7 +210,7 @@ async def test_watches_that_end_give_their_connections_back(server: RedisServer)
         async def nobody_listens() -> bool:
             return await client.client_list(_type="pubsub") == []
 
-        await eventually(nobody_listens)
+        await until(nobody_listens)
         await write(store, 1)
 
 
