@@ -44,9 +44,9 @@ NOBODY = CredentialFiles()
 async def shop() -> AsyncIterator[Calls]:
     async with ready_service() as calls:
         steps = [policy_pb.PlanStep(weight=weight) for weight in (5, 20)]
-        policy = policy_pb.Policy(plan=policy_pb.Plan(steps=steps))
-        for name, status in (("v1", policy_pb.VERSION_STATUS_STABLE), ("v2", None)):
-            policy.versions.append(policy_pb.Version(version=name, status=status))
+        stable = policy_pb.Version(version="v1", status=policy_pb.VERSION_STATUS_STABLE)
+        versions = [stable, policy_pb.Version(version="v2")]
+        policy = policy_pb.Policy(plan=policy_pb.Plan(steps=steps), versions=versions)
         await calls.admin.Apply(pb.ApplyRequest(change=a_change(), policy=policy))
         start = pb.StartReleaseRequest(change=a_change(), version="v2", percentage=5)
         await calls.admin.StartRelease(start)
