@@ -23,6 +23,7 @@ from canary_controller.errors import (
     Unreachable,
 )
 from canary_controller.rpc.client import Client, CredentialFiles
+from canary_controller.rpc.health import serving_health
 from canary_engine.record import ReleaseRecord
 from canary_engine.step import Action, Because, Do
 from click.testing import CliRunner
@@ -142,6 +143,19 @@ async def test_credentials_that_are_no_use_are_told_at_the_start(
 ) -> None:
     with pytest.raises(BadSettings, match=complaint):
         Client("127.0.0.1:1", 1, files)
+
+
+async def test_a_controller_is_not_serving_before_a_tick_went_well() -> None:
+    async with (
+        serving_health("127.0.0.1:0") as told,
+        grpc.aio.insecure_channel(told.address) as channel,
+    ):
+        stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+        answer = await stub.Check(request, timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await told.tell(is_well=True)
+        answer = await stub.Check(request, timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_a_controller_that_is_stopped_gives_its_lease_up_at_once(
