@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from support import waiting
+
 WITHIN_S = 20.0
 # Longer than Kong waits for a plugin server, so that a hang shows as what Kong makes of it.
 PATIENCE_S = 70.0
@@ -186,16 +188,11 @@ async def _version(answer: aiohttp.ClientResponse) -> str:
 
 
 async def until(
-    is_true: Callable[[], Any],
+    is_true: Callable[[], object],
     what: str,
     within_s: float = WITHIN_S,
     *,
     every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Wait for a condition, at which it looks so often. Raises AssertionError naming ``what``."""
-    try:
-        async with asyncio.timeout(within_s):
-            while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
-                await asyncio.sleep(every_s)
-    except TimeoutError:
-        raise AssertionError(f"not within {within_s:g} s: {what}") from None
+    """The same as elsewhere, with rarer looks: they leave the machine to the load."""
+    await waiting.until(is_true, what, within_s, every_s=every_s)

@@ -79,7 +79,7 @@ def declare(addresses: Mapping[str, str]) -> dict[str, Any]:
 def running_stack(**plan: Any) -> Iterator[Stack]:
     """A stack on free ports in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="canary-") as folder:
-        chosen = {"gateway": GATEWAY, "declare": declare, "persistent": True} | plan
+        chosen: dict[str, Any] = {"gateway": GATEWAY, "declare": declare, "persistent": True} | plan
         with Stack(Plan(run_dir=Path(folder), **chosen)) as stack:
             yield stack
 
