@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,7 +173,6 @@ async def test_a_controller_that_is_stopped_gives_its_lease_up_at_once(
         async with client_of(shop.running.admin_address) as client:
             held = await client.hold_lease("other", 5)
             assert (held.is_held, held.holder) == (False, "one")
-            process.signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.stop) == 0
             assert (await client.hold_lease("other", 5)).is_held
     finally:
