@@ -29,6 +29,8 @@ METERED = {"metrics_listen": ANY_PORT}
 # The end of a metrics server takes half a second, so only tests that look at them have one.
 LIMIT_S = 15.0
 """How long a condition may take to come true; far above what any takes."""
+LOOK_EVERY_S = 0.01
+"""Between two looks others have the processor, on which what is waited for depends."""
 
 
 class Calls:
@@ -204,8 +206,8 @@ async def ready_service(**settings: Any) -> AsyncIterator[Calls]:
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it is so."""
     async with asyncio.timeout(LIMIT_S):
-        while not await is_so():
-            pass
+        while not await is_so():  # noqa: ASYNC110 - the condition may be anybody's
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def until_so(is_so: Callable[[], bool]) -> None:
