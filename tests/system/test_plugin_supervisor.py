@@ -22,6 +22,7 @@ import pytest
 from canary_plugin.supervisor import FREE_DEATHS, pause_s
 from decision_svc.app import Running
 from dev_stack.processes import Process
+from support.chaos import is_gone
 from support.kong_side import Kong, RpcError
 from support.service import serve_in_thread
 from support.waiting import until
@@ -151,14 +152,6 @@ class Load:
             self.wrong.append(error)
         except (EOFError, OSError):
             self.cut += 1
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, collected or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 async def test_twenty_killed_workers_cost_only_the_calls_they_had(
