@@ -12,39 +12,54 @@ from typing import Any, NoReturn
 import click
 
 from canaryctl import errors
-from canaryctl.commands.api_version import api_version
-from canaryctl.commands.apply import apply, diff, export
-from canaryctl.commands.audit import audit
-from canaryctl.commands.checklist import checklist
-from canaryctl.commands.completion import COMPLETE_VARIABLE, completion
-from canaryctl.commands.explain import explain
-from canaryctl.commands.flag import flag
-from canaryctl.commands.guards import approvals, approve, freeze, guards
-from canaryctl.commands.halt import halt
-from canaryctl.commands.members import segment
-from canaryctl.commands.metrics import metrics
-from canaryctl.commands.outcomes import outcomes
-from canaryctl.commands.override import override
-from canaryctl.commands.plan import plan_lint
-from canaryctl.commands.policy import history, policy
-from canaryctl.commands.profile import profile
-from canaryctl.commands.reading import bucketing, compatibility, identity
-from canaryctl.commands.release import percentage, release
-from canaryctl.commands.rendering import render
-from canaryctl.commands.replay import replay_
-from canaryctl.commands.report import report
-from canaryctl.commands.rule import rule
-from canaryctl.commands.shadow import shadow
-from canaryctl.commands.status import baselines, status
-from canaryctl.commands.token import token
-from canaryctl.commands.version import version
-from canaryctl.commands.whitelist import whitelist
-from canaryctl.commands.whoami import whoami
+from canaryctl.commands.completion import COMPLETE_VARIABLE
 from canaryctl.errors import Misuse, Trouble
+from canaryctl.loading import Commands
 from canaryctl.options import Noun, global_options
 from canaryctl.session import Session
 
 PROGRAM = "canaryctl"
+COMMANDS = {
+    "api-version": "api_version:api_version",
+    "apply": "apply:apply",
+    "diff": "apply:diff",
+    "export": "apply:export",
+    "audit": "audit:audit",
+    "checklist": "checklist:checklist",
+    "completion": "completion:completion",
+    "explain": "explain:explain",
+    "flag": "flag:flag",
+    "approvals": "guards:approvals",
+    "approve": "guards:approve",
+    "freeze": "guards:freeze",
+    "guards": "guards:guards",
+    "halt": "halt:halt",
+    "segment": "members:segment",
+    "metrics": "metrics:metrics",
+    "outcomes": "outcomes:outcomes",
+    "override": "override:override",
+    "plan-lint": "plan:plan_lint",
+    "history": "policy:history",
+    "policy": "policy:policy",
+    "profile": "profile:profile",
+    "bucketing": "reading:bucketing",
+    "compatibility": "reading:compatibility",
+    "identity": "reading:identity",
+    "percentage": "release:percentage",
+    "release": "release:release",
+    "render": "rendering:render",
+    "replay": "replay:replay_",
+    "report": "report:report",
+    "rule": "rule:rule",
+    "shadow": "shadow:shadow",
+    "baselines": "status:baselines",
+    "status": "status:status",
+    "token": "token:token",
+    "version": "version:version",
+    "whitelist": "whitelist:whitelist",
+    "whoami": "whoami:whoami",
+}
+"""Where each command is, below ``canaryctl.commands``."""
 
 
 class Root(Noun):
@@ -132,6 +147,7 @@ def _hang_up(ctx: click.Context) -> Session:
 @click.group(
     PROGRAM,
     cls=Root,
+    commands=Commands({name: f"canaryctl.commands.{place}" for name, place in COMMANDS.items()}),
     params=global_options(is_root=True),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -144,14 +160,3 @@ def cli(ctx: click.Context) -> None:
     2 usage or invalid argument, 3 lost race, 4 unavailable or too late, 5 anything else.
     """
     _hang_up(ctx)
-
-
-for command in (
-    status, version, release, percentage, halt, approve, approvals, guards, freeze,
-    rule, whitelist, segment, flag, bucketing, identity,
-    compatibility, api_version, override, profile, diff, apply, export, replay_, plan_lint,
-    checklist, report,
-    shadow, render, policy, baselines, outcomes, metrics, history, audit, explain, whoami, token,
-    completion,
-):  # fmt: skip
-    cli.add_command(command)
