@@ -65,6 +65,7 @@ async def releasing(
     *fault: str,
     percentage: float = 5,
     plan: dict[str, Any] = PLAN,
+    rest_s: float = REST_S,
 ) -> AsyncIterator[Load]:
     """Traffic, and a release of a version that may be a bad one."""
     stack.upstreams[CANARY].stop()
@@ -73,7 +74,7 @@ async def releasing(
     admin("Apply", policy={"plan": plan, "versions": VERSIONS}, prune=True)
     despite = "another build has its name"
     admin("StartRelease", version=CANARY, percentage=percentage, despite_rollback=despite)
-    async with load(stack.gateway.address, USERS, clients=CLIENTS, rest_s=REST_S) as found:
+    async with load(stack.gateway.address, USERS, clients=CLIENTS, rest_s=rest_s) as found:
         yield found
 
 
@@ -164,7 +165,8 @@ async def test_a_release_is_held_while_prometheus_is_gone_and_goes_on_when_it_is
     port = int(stack.metrics_address.rpartition(":")[2])
     with running_prometheus(port) as prometheus:
         restart_controller(stack, "--prometheus-url", prometheus.url)
-        async with releasing(stack, admin, percentage=0, plan=plan) as found:
+        # From 25 % on, a third of the requests is more than a step wants.
+        async with releasing(stack, admin, percentage=0, plan=plan, rest_s=3 * REST_S) as found:
             await becomes(lambda: release_of(admin).get("percentage") == 25, "25 %")
             prometheus.stop()
             await becomes(lambda: is_told(admin, "no-data"), "an alert")
