@@ -12,54 +12,13 @@ from typing import Any, NoReturn
 import click
 
 from canaryctl import errors
+from canaryctl.commands import Commands
 from canaryctl.commands.completion import COMPLETE_VARIABLE
 from canaryctl.errors import Misuse, Trouble
-from canaryctl.loading import Commands
 from canaryctl.options import Noun, global_options
 from canaryctl.session import Session
 
 PROGRAM = "canaryctl"
-COMMANDS = {
-    "api-version": "api_version:api_version",
-    "apply": "apply:apply",
-    "diff": "apply:diff",
-    "export": "apply:export",
-    "audit": "audit:audit",
-    "checklist": "checklist:checklist",
-    "completion": "completion:completion",
-    "explain": "explain:explain",
-    "flag": "flag:flag",
-    "approvals": "guards:approvals",
-    "approve": "guards:approve",
-    "freeze": "guards:freeze",
-    "guards": "guards:guards",
-    "halt": "halt:halt",
-    "segment": "members:segment",
-    "metrics": "metrics:metrics",
-    "outcomes": "outcomes:outcomes",
-    "override": "override:override",
-    "plan-lint": "plan:plan_lint",
-    "history": "policy:history",
-    "policy": "policy:policy",
-    "profile": "profile:profile",
-    "bucketing": "reading:bucketing",
-    "compatibility": "reading:compatibility",
-    "identity": "reading:identity",
-    "percentage": "release:percentage",
-    "release": "release:release",
-    "render": "rendering:render",
-    "replay": "replay:replay_",
-    "report": "report:report",
-    "rule": "rule:rule",
-    "shadow": "shadow:shadow",
-    "baselines": "status:baselines",
-    "status": "status:status",
-    "token": "token:token",
-    "version": "version:version",
-    "whitelist": "whitelist:whitelist",
-    "whoami": "whoami:whoami",
-}
-"""Where each command is, below ``canaryctl.commands``."""
 
 
 class Root(Noun):
@@ -147,7 +106,7 @@ def _hang_up(ctx: click.Context) -> Session:
 @click.group(
     PROGRAM,
     cls=Root,
-    commands=Commands({name: f"canaryctl.commands.{place}" for name, place in COMMANDS.items()}),
+    commands=Commands(),
     params=global_options(is_root=True),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -8,6 +8,7 @@ must agree with it at every step, and every revision ever made must hold togethe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -413,7 +414,7 @@ class Quiet(Releases):
     """The same without a line in the log for each change."""
 
     def __init__(self) -> None:
-        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         super().__init__()
 
     def teardown(self) -> None:

@@ -71,9 +71,10 @@ def a_version(name: str = "v1") -> policy_pb.Version:
 
 
 async def until_code(admin: Admin, code: grpc.StatusCode) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while await admin.code("WhoAmI") is not code:
-            pass
+    async def is_so() -> bool:
+        return await admin.code("WhoAmI") is code
+
+    await calls.until(is_so)
 
 
 async def test_a_change_is_by_whom_the_credentials_say(file: Tokens) -> None:
@@ -203,9 +204,10 @@ async def test_a_wrong_file_leaves_the_one_before_in_force_and_is_told(
     ):
 
         async def until_outdated(value: float) -> None:
-            async with asyncio.timeout(LIMIT_S):
-                while await metered.metric(OUTDATED, file="access") != value:
-                    pass
+            async def is_so() -> bool:
+                return await metered.metric(OUTDATED, file="access") == value
+
+            await calls.until(is_so)
 
         good = file.path.read_text()
         file.path.write_text(f"tokens: [{{name: x, sha256: {token}, rolls: 1}}]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from canary.admin.v1 import admin_pb2_grpc
 from decision_svc.app import Running
 from support.access import Tokens, bearer
 from support.authority import Authority, Files
-from support.calls import LIMIT_S, METERED, calling
+from support.calls import LIMIT_S, METERED, calling, until
 from support.service import running_service
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -149,14 +148,17 @@ async def test_a_new_certificate_and_a_new_authority_are_used_without_a_restart(
         # Half of it is there: what was read before stays in force.
         renewed = later.server()
         files.key.write_bytes(renewed.key.read_bytes())
-        async with asyncio.timeout(LIMIT_S):
-            while not await metered.metric("canary_credentials_outdated", file="tls"):
-                pass
+
+        async def is_outdated() -> bool:
+            return bool(await metered.metric("canary_credentials_outdated", file="tls"))
+
+        await until(is_outdated)
         assert await who(running, authority, carol) == ("carol", {"*": "viewer"})
         files.certificate.write_bytes(renewed.certificate.read_bytes())
         authority.file.write_bytes(later.file.read_bytes())
-        expected = ("carol", {"*": "viewer"})
-        async with asyncio.timeout(LIMIT_S):
-            while await who(running, later, later.client("carol")) != expected:
-                pass
+
+        async def is_renewed() -> bool:
+            return await who(running, later, later.client("carol")) == ("carol", {"*": "viewer"})
+
+        await until(is_renewed)
         assert await who(running, later, carol) is UNAVAILABLE

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -47,17 +48,17 @@ def after(words: list[str], mark: str) -> str | None:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+def store(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     """The service's settings for a store of its own."""
     if request.param == "memory":
         yield {}
         return
     with running_redis() as redis:
-        yield {"redis_url": redis.url}
+        yield {"redis_url": redis.url, "store_deadline_ms": 10_000}
 
 
 def test_every_example_of_the_page_runs_in_its_order(
-    store: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARYCTL_ACTOR", "reader")

@@ -28,6 +28,7 @@ PLAN: dict[str, Any] = {
 }
 VERSIONS = [{"version": "v1", "status": "stable"}, {"version": "v2"}]
 WITHIN_S = 240.0
+LOOK_EVERY_S = 0.05
 KILLS = 12
 
 
@@ -113,8 +114,8 @@ async def status(calls: Calls) -> str:
 async def ended(calls: Calls) -> None:
     """Wait for the end of the release."""
     async with asyncio.timeout(WITHIN_S):
-        while await status(calls) == "in-progress":
-            pass
+        while await status(calls) == "in-progress":  # noqa: ASYNC110 - another process ends it
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def history(calls: Calls) -> list[dict[str, Any]]:

@@ -38,7 +38,10 @@ def service(request: pytest.FixtureRequest) -> Iterator[Running]:
         with serve_in_thread() as running:
             yield running
     else:
-        with running_redis() as redis, serve_in_thread(redis_url=redis.url) as running:
+        with (
+            running_redis() as redis,
+            serve_in_thread(redis_url=redis.url, store_deadline_ms=10_000) as running,
+        ):
             yield running
     structlog.reset_defaults()
 

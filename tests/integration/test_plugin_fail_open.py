@@ -23,6 +23,7 @@ from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.handler import MAX_QUESTIONS
 from canary_plugin.troubles import Troubles
+from support import calls
 from support.kong_side import KEY, SERVICE, Event, Kong
 from support.operators import Admin, administering
 from support.plugin_stage import PATIENT, QUICK, SEED, answered, plugin, stage
@@ -311,14 +312,20 @@ async def test_a_service_that_comes_back_with_an_older_policy_is_believed() -> N
         assert (await known_alone(kong, instance, troubles, USERS[0])).variant == "canary"
         async with _again(service.decision_address) as admin:
             await admin.release(0)
-            async with asyncio.timeout(WITHIN_S):
-                while (await kong.access(instance, USERS[0])).variant:
-                    pass
-                while not await admin.baselines():
-                    pass
-        async with asyncio.timeout(WITHIN_S):
-            while (await known_alone(kong, instance, troubles, USERS[0])).variant:
-                pass
+
+            async def is_stable() -> bool:
+                return not (await kong.access(instance, USERS[0])).variant
+
+            async def is_in_contact() -> bool:
+                return bool(await admin.baselines())
+
+            await calls.until(is_stable)
+            await calls.until(is_in_contact)
+
+        async def is_stable_alone() -> bool:
+            return not (await known_alone(kong, instance, troubles, USERS[0])).variant
+
+        await calls.until(is_stable_alone)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from canary_engine.model import Decision, Request
 from canary_plugin.deciders.breaker import MAX_FAILURES, PROBE_EVERY_S
 from canary_plugin.deciders.protocol import Decider, Projection, Question
 from canary_plugin.troubles import Troubles
+from support import calls
 from support.deciders import deciders
 from support.kong_side import KEY, Kong
 from support.operators import Admin, administering
@@ -60,9 +61,10 @@ async def variants(kong: Kong, instance: int, users: list[dict[str, str]]) -> li
 
 
 async def until_variant(kong: Kong, instance: int, user: dict[str, str], variant: str) -> None:
-    async with asyncio.timeout(20):
-        while (await kong.access(instance, user)).variant != variant:
-            pass
+    async def is_so() -> bool:
+        return (await kong.access(instance, user)).variant == variant
+
+    await calls.until(is_so)
 
 
 async def until_copies_are_known(kong: Kong, spy: Spy, instance: int) -> None:
@@ -375,9 +377,11 @@ async def test_a_service_that_hangs_costs_the_local_decider_some_deadlines_and_n
                 assert (await answer(local, "listed-0", 0.05)).matched == "early"
             finally:
                 os.kill(pid, signal.SIGCONT)
-            async with asyncio.timeout(20):
-                while (await answer(local, "listed-1", 1)).matched != "early":
-                    pass
+
+            async def is_heard() -> bool:
+                return (await answer(local, "listed-1", 1)).matched == "early"
+
+            await calls.until(is_heard)
 
 
 async def test_of_two_addresses_the_one_that_hangs_is_soon_left() -> None:

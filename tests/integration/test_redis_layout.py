@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from decision_svc.store.protocol import (
 from decision_svc.store.redis import RedisStore
 from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
+from support.calls import until
 from support.redis_server import RedisServer, free_port, running_redis
 
 AWKWARD_NAMES = ["shop", "支付服务", "{a}b}{", "}{", "{}", "", "%", "%7B", "a:policy"]
@@ -115,9 +115,11 @@ async def test_all_keys_of_a_service_key_share_a_slot_and_no_key_is_shared(
 async def test_a_node_of_a_cluster_accepts_every_write(cluster: RedisServer) -> None:
     async with Redis.from_url(cluster.url) as client:
         await _call(client, "CLUSTER ADDSLOTSRANGE", 0, 16383)
-        async with asyncio.timeout(10):
-            while b"cluster_state:ok" not in _raw(await _call(client, "CLUSTER INFO")):
-                pass
+
+        async def is_ready() -> bool:
+            return b"cluster_state:ok" in _raw(await _call(client, "CLUSTER INFO"))
+
+        await until(is_ready)
     store = RedisStore.connect(cluster.url)
     for service_key in AWKWARD_NAMES:
         await write(store, 1, service_key)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +63,19 @@ def of_kind(overlay: str, *kinds: str) -> dict[str, Object]:
     """The objects of these kinds by name."""
     found = [thing for thing in objects(overlay) if thing["kind"] in kinds]
     return {thing["metadata"]["name"]: thing for thing in found}
+
+
+_schema_of = functools.cache(kubernetes_validate.utils.schema_contents)
+
+
+def validate(thing: Object, version: str) -> None:
+    """Fails unless an object fits the schemas of a version of the API.
+
+    The schemas are megabytes, and the library reads them anew for each object.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", _schema_of)
+        kubernetes_validate.validate(thing, version, strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

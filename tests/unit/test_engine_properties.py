@@ -92,8 +92,24 @@ times = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.ju
 maybe_time = st.none() | times
 
 
+@cache
 def texts(items: st.SearchStrategy[str], low: int = 0) -> st.SearchStrategy[tuple[str, ...]]:
     return st.lists(items, min_size=low, max_size=3).map(tuple)
+
+
+# Strategies are made once: one that is made in a draw is looked through at each draw.
+booleans = st.booleans()
+networks, paths, consumers, patterns = (
+    st.sampled_from(known) for known in (NETWORKS, PATHS, CONSUMERS, PATTERNS)
+)
+segment_names = st.lists(st.sampled_from(SEGMENTS), unique=True)
+flag_names = st.lists(st.sampled_from(FLAGS), unique=True)
+maybe_share = st.none() | shares
+
+
+@cache
+def one_of(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
 
 
 @st.composite
@@ -107,17 +123,17 @@ def rules(draw: st.DrawFn) -> Rule:
         case Source.COOKIE:
             key = draw(st.sampled_from(COOKIES))
         case Source.IP:
-            values = st.sampled_from(NETWORKS)
+            values = networks
         case Source.PATH:
-            values = st.sampled_from(PATHS)
+            values = paths
         case Source.CONSUMER:
-            values = st.sampled_from(CONSUMERS)
-    way = draw(st.sampled_from(ways))
+            values = consumers
+    way = draw(one_of(*ways))
     given_by: dict[str, st.SearchStrategy[Any]] = {
         "exact": values,
         "one_of": texts(values, 1),
-        "pattern": st.sampled_from(PATTERNS),
-        "cidrs": texts(st.sampled_from(NETWORKS), 1),
+        "pattern": patterns,
+        "cidrs": texts(networks, 1),
     }
     variant = draw(st.sampled_from(Variant))
     return replace(
@@ -154,14 +170,14 @@ criteria = st.builds(
 @st.composite
 def segments(draw: st.DrawFn) -> tuple[Segment, ...]:
     found = []
-    for name in draw(st.lists(st.sampled_from(SEGMENTS), unique=True)):
-        is_eligible, meets = draw(st.booleans()), draw(criteria)
+    for name in draw(segment_names):
+        is_eligible, meets = draw(booleans), draw(criteria)
         found.append(
             Segment(
                 name=name,
                 canary_eligible=is_eligible,
-                share=draw(st.none() | shares) if is_eligible else None,
-                listed=draw(st.booleans()) or meets is None,
+                share=draw(maybe_share) if is_eligible else None,
+                listed=draw(booleans) or meets is None,
                 criteria=meets,
             )
         )
@@ -174,12 +190,12 @@ def flags(draw: st.DrawFn, in_segments: tuple[Segment, ...]) -> tuple[Flag, ...]
     return tuple(
         Flag(
             name=name,
-            enabled=draw(st.booleans()),
+            enabled=draw(booleans),
             share=draw(shares),
             users=draw(texts(value)),
-            segments=draw(texts(st.sampled_from(names))) if names else (),
+            segments=draw(texts(one_of(*names))) if names else (),
         )
-        for name in draw(st.lists(st.sampled_from(FLAGS), unique=True))
+        for name in draw(flag_names)
     )
 
 
@@ -194,6 +210,8 @@ hash_keys = (
     | st.builds(HashKey, source=st.sampled_from([Source.IP, Source.CONSUMER]))
 )
 headers = st.sampled_from(HEADERS)
+hash_key_lists = st.lists(hash_keys, max_size=3)
+revisions, digits, epochs = st.integers(0, 2**63 - 1), st.integers(0, 9), st.integers(0, 3)
 API_VERSIONS = [
     ApiVersion(
         version="v1",
@@ -207,6 +225,8 @@ API_VERSIONS = [
     ApiVersion(version="v1", sunset_date=datetime(2026, 6, 1, tzinfo=UTC)),
 ]
 ATTRIBUTES = ["tier", "region", "tags", "registered_at", "plan"]
+attribute_headers = st.dictionaries(st.sampled_from(ATTRIBUTES), headers)
+api_versions = st.lists(st.sampled_from(API_VERSIONS), max_size=1)
 
 
 @st.composite
@@ -214,7 +234,7 @@ def policies(draw: st.DrawFn, *, serving: bool = False) -> Policy:
     """A valid policy; ``serving``: with a release that takes traffic."""
     canary = Version(
         version="v2",
-        build_number=draw(st.sampled_from(["", "77"])),
+        build_number=draw(one_of("", "77")),
         build_date=draw(maybe_time),
         status=VersionStatus.CANARY,
         backend=draw(backends),
@@ -226,51 +246,51 @@ def policies(draw: st.DrawFn, *, serving: bool = False) -> Policy:
         backend=draw(backends),
     )
     release = Release(
-        id=draw(st.sampled_from(["r1", "发布"])),
+        id=draw(one_of("r1", "发布")),
         version="v2",
         status=ReleaseStatus.IN_PROGRESS if serving else draw(st.sampled_from(ReleaseStatus)),
         share=draw(shares),
         strategy=draw(st.sampled_from(Strategy)),
-        salt=draw(st.sampled_from(["r1", "盐"])),
-        halted=not serving and draw(st.booleans()),
+        salt=draw(one_of("r1", "盐")),
+        halted=not serving and draw(booleans),
         started_at=draw(maybe_time),
     )
     of_segments = draw(segments())
-    compatibilities = [CompatibilityRule(source="v1", to="v2", compatible=draw(st.booleans()))]
+    compatibilities = [CompatibilityRule(source="v1", to="v2", compatible=draw(booleans))]
     return Policy(
         service_key="shop",
-        revision=draw(st.integers(0, 2**63 - 1)),
+        revision=draw(revisions),
         versions=draw(st.sampled_from([(stable, canary), (canary, stable), (canary,)])),
-        release=release if serving or draw(st.integers(0, 9)) else None,
+        release=release if serving or draw(digits) else None,
         rules=draw(rule_lists),
         compatibility=Compatibility(
-            header=draw(st.sampled_from(["", "x-api"])),
+            header=draw(one_of("", "x-api")),
             rules=tuple(draw(st.lists(st.sampled_from(compatibilities), max_size=1))),
-            path_prefix=draw(st.sampled_from(["", "/a/"])),
-            media_type=draw(st.sampled_from(["", "text/vnd.a"])),
-            api_versions=tuple(draw(st.lists(st.sampled_from(API_VERSIONS), max_size=1))),
+            path_prefix=draw(one_of("", "/a/")),
+            media_type=draw(one_of("", "text/vnd.a")),
+            api_versions=tuple(draw(api_versions)),
         ),
-        overrides=draw(st.sampled_from([Overrides(), BELIEVED])),
+        overrides=draw(one_of(Overrides(), BELIEVED)),
         whitelist=Whitelist(
-            ips=draw(texts(st.sampled_from(NETWORKS))),
+            ips=draw(texts(networks)),
             users=draw(texts(value)),
-            consumers=draw(texts(st.sampled_from(CONSUMERS))),
+            consumers=draw(texts(consumers)),
         )
-        if draw(st.booleans())
+        if draw(booleans)
         else Whitelist(),
         segments=of_segments,
         flags=draw(flags(of_segments)),
         bucketing=Bucketing(
-            hash_on=tuple(draw(st.lists(hash_keys, max_size=3))),
+            hash_on=tuple(draw(hash_key_lists)),
             anonymous=draw(st.sampled_from(Anonymous)),
             cookie=draw(st.sampled_from(COOKIES)),
         ),
         identity=Identity(
-            user_id_header=draw(st.sampled_from(["x-user-id", "x-uid"])),
-            attribute_headers=draw(st.dictionaries(st.sampled_from(ATTRIBUTES), headers)),
-            flags_header=draw(st.sampled_from(["", "x-flags"])),
+            user_id_header=draw(one_of("x-user-id", "x-uid")),
+            attribute_headers=draw(attribute_headers),
+            flags_header=draw(one_of("", "x-flags")),
         ),
-        membership_epoch=draw(st.integers(0, 3)),
+        membership_epoch=draw(epochs),
     )
 
 

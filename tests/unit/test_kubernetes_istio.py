@@ -7,12 +7,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import kubernetes_validate
 import pytest
 import yaml
 from canary_controller.__main__ import SERVICE_ACCOUNT, main
 from canary_controller.mesh.settings import Entry, entries_in
-from support.manifests import FOLDER, NAMESPACE, OVERLAYS, ROOT, Object, built, copied, objects
+from support.manifests import (
+    FOLDER,
+    NAMESPACE,
+    OVERLAYS,
+    ROOT,
+    Object,
+    built,
+    copied,
+    objects,
+    validate,
+)
 from support.network_policies import Peer, arrows
 from support.pod_security import breaches
 
@@ -52,7 +61,7 @@ def test_an_overlay_with_the_component_is_valid_and_as_confined_as_without(
     found = with_istio(overlay, way)
     for thing in found:
         for version in ("1.29", "1.37"):
-            kubernetes_validate.validate(thing, version, strict=True)
+            validate(thing, version)
         if thing["kind"] != "Namespace":
             assert thing["metadata"]["namespace"] == NAMESPACE
     pod = named(found, "Deployment", "controller")["spec"]["template"]["spec"]

@@ -11,15 +11,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from apprise import Apprise, NotifyType
 from canary_engine.alerts import Notice
 from canary_engine.record import Severity
 
 from canary_controller.notify.settings import NotifySettings
 from canary_controller.notify.wording import About, Message, message
+
+if TYPE_CHECKING:  # who has no channels starts without it
+    from apprise import Apprise
 
 PAUSES_S = (1.0, 5.0, 30.0, 120.0)
 """How long a channel pauses after each try that failed; after the last it gives up."""
@@ -27,11 +29,8 @@ MOST_WAITING = 1_000
 MOST_REMEMBERED = 10_000
 MOST_THREADS = 8
 
-_TYPES = {
-    Severity.INFO: NotifyType.INFO,
-    Severity.WARNING: NotifyType.WARNING,
-    Severity.CRITICAL: NotifyType.FAILURE,
-}
+_KINDS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
+"""How apprise calls them; what is over is its "success"."""
 _log = structlog.get_logger()
 
 
@@ -80,7 +79,7 @@ class Notifier:
         counts: Counts,
         *,
         pauses_s: tuple[float, ...] = PAUSES_S,
-        deliver: Callable[[Apprise, Message, NotifyType], bool] | None = None,
+        deliver: Callable[[Apprise, Message, str], bool] | None = None,
     ) -> None:
         self._settings, self._counts, self._pauses_s = settings, counts, pauses_s
         self._deliver = deliver or _by_apprise
@@ -156,7 +155,7 @@ class Notifier:
 
     async def _try(self, name: str, sending: _Sending) -> bool:
         is_good = sending.notice.is_over
-        kind = NotifyType.SUCCESS if is_good else _TYPES[sending.notice.alert.severity]
+        kind = "success" if is_good else _KINDS[sending.notice.alert.severity]
         channel, loop = self._settings.channels[name], asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
@@ -191,5 +190,5 @@ def _key(about: About, notice: Notice) -> object:
     return about, alert.key, alert.since, alert.severity, notice.is_over
 
 
-def _by_apprise(channel: Apprise, message: Message, kind: NotifyType) -> bool:
+def _by_apprise(channel: Apprise, message: Message, kind: str) -> bool:
     return bool(channel.notify(title=message.title, body=message.body, notify_type=kind))

@@ -9,11 +9,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from apprise import Apprise
 from canary_engine.errors import CanaryError
+
+if TYPE_CHECKING:
+    from apprise import Apprise
 
 PLACEHOLDERS = frozenset(
     {"service_key", "version", "release_id", "severity", "key", "title", "text", "since", "lasted"}
@@ -95,6 +97,8 @@ def _channels(found: Any, complain: Complain) -> dict[str, Apprise]:
 
 def _channel(name: str, part: Any, complain: Complain) -> Apprise:
     """One channel; {url: ...}, {urls: [...]}, or the address or a list of them alone."""
+    from apprise import Apprise  # it takes a quarter of a second, and many have no channels
+
     where = f"channels.{name}"
     if isinstance(part, Mapping):
         _check_names(part, {"url", "urls"}, f"{where}.", complain)

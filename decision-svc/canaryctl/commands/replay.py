@@ -20,7 +20,8 @@ from canaryctl.errors import Misuse
 from canaryctl.options import Verb
 from canaryctl.replay import page, policies
 from canaryctl.replay.lines import Format, Wanted
-from canaryctl.replay.run import Job, replay, size_of
+from canaryctl.replay.run import Job, size_of
+from canaryctl.replay.run import replay as replay_logs
 from canaryctl.replay.tally import Tally, reads_time
 from canaryctl.session import Session
 from canaryctl.values import MOMENT
@@ -47,7 +48,7 @@ from canaryctl.values import MOMENT
 @click.option("--at", type=MOMENT, help="When requests without a time were made. [now]")
 @click.option("--show-users", is_flag=True, help="Name some users who move, rather than hash them.")
 @click.pass_obj
-def replay_(
+def replay(
     session: Session,
     logs: tuple[str, ...],
     path: str,
@@ -115,7 +116,7 @@ def _replayed(job: Job, logs: tuple[str, ...], workers: int) -> Tally:
         def tell(lines: int, done: int) -> None:
             shown.update(task, advance=done, lines=lines)
 
-        return replay(job, logs, workers, tell)
+        return replay_logs(job, logs, workers, tell)
 
 
 def _bar(*, is_endless: bool) -> Progress:
