@@ -9,8 +9,6 @@ SUITE ?=
 ARGS ?=
 WORKERS ?= 2
 SOAK_SECONDS ?= 300
-# Tests start hundreds of processes: each would compile all of its modules anew where it is set.
-KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help run demo test lint bench soak e2e e2e-check format stubs
 
@@ -27,7 +25,7 @@ demo: ## Two minutes: a release by hand, then two that move by themselves.
 
 test: ## All tests; ARGS="-k name" for some of them, WORKERS=0 for one after the other.
 	@.ci/set-up redis-server prometheus 'docker-compose?'
-	@E2E_GATEWAY=dev $(KEEP_BYTECODE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@E2E_GATEWAY=dev $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: ## Style, types, direction of imports, protos, stubs, shell.
 	@.ci/set-up 'shellcheck?'

@@ -65,8 +65,10 @@ async def _measure(service_address: str, ping_pong_address: str) -> None:
         grpc.aio.insecure_channel(service_address) as channel,
         grpc.aio.insecure_channel(ping_pong_address) as ping_pong,
     ):
-        stream = channel.stream_stream(DECIDE_STREAM)  # messages as bytes, made beforehand
-        unary = channel.unary_unary(DECIDE)
+        # Messages as bytes, made beforehand.
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        stream, unary = channel.stream_stream(DECIDE_STREAM), channel.unary_unary(DECIDE)
         many, many_segmented = _messages(SERVICE_KEY), _messages(SEGMENTED)
         alone = _messages(SERVICE_KEY, 1)
 

@@ -94,7 +94,8 @@ def flagd() -> tuple[Evaluator, Callable[[Visitor], Any]]:
     }  # fmt: skip
 
     def is_canary(context: Any) -> bool:
-        return targeting(FLAG, rule, context) == canary
+        variant: object = targeting(FLAG, rule, context)
+        return variant == canary
 
     def context(visitor: Visitor) -> EvaluationContext:
         return EvaluationContext(targeting_key=visitor.user, attributes=_attributes(visitor))

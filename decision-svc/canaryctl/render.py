@@ -44,6 +44,11 @@ def moment(at: Timestamp) -> str:
     return when.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
+def short(digest: str) -> str:
+    """As much of a hash as tells it from others."""
+    return digest[:12]
+
+
 def word(enum: EnumDescriptor, value: int) -> str:
     """The word for an enum value: lower case, dashes, no prefix; unspecified is nothing."""
     return words_by_value(enum).get(value, NOTHING)

@@ -1,9 +1,14 @@
-"""The adapters that every contract test of the store runs over."""
+"""The adapters that every contract test of the store runs over.
+
+They may do in Redis what docs/operating.md lets them, and nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from decision_svc.store.connection import Connection
@@ -16,17 +21,18 @@ from support.redis_server import RedisServer, running_redis
 Store = MemoryStore | RedisStore
 Opens = Callable[[], Store]
 OpensConnection = Callable[[], Connection]
+PAGE = Path(__file__).resolve().parents[2] / "docs/operating.md"
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
+    with running_redis(options=_user()) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[RedisCluster]:
-    with running_cluster() as cluster:
+    with running_cluster(*_user("+cluster|slots")) as cluster:
         yield cluster
 
 
@@ -59,7 +65,7 @@ async def redis_connections(
 ) -> AsyncIterator[OpensConnection]:
     """Opens another connection to the same, at first empty, Redis: another replica's."""
     async with AsyncExitStack() as at_end:
-        yield _opens(redis_server.url, at_end)
+        yield _opens(_as_user(redis_server.url), at_end)
 
 
 @pytest.fixture
@@ -67,7 +73,17 @@ async def cluster_connections(redis_cluster: RedisCluster) -> AsyncIterator[Open
     """The same, to a cluster."""
     redis_cluster.empty()
     async with AsyncExitStack() as at_end:
-        yield _opens(redis_cluster.url, at_end)
+        yield _opens(_as_user(redis_cluster.url), at_end)
+
+
+def _user(*more: str) -> Sequence[str]:
+    """The options of a Redis that has the page's user besides its own, with ``more`` rights."""
+    [rights] = re.findall(r"^user canary (.+)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    return ("--user", "canary", *rights.split(), *more)
+
+
+def _as_user(url: str) -> str:
+    return url.replace("://", "://canary:PASSWORD@")
 
 
 def _opens(url: str, at_end: AsyncExitStack) -> OpensConnection:

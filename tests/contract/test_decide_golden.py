@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -15,50 +12,14 @@ from canary.policy.v1 import policy_pb2
 from canary_documents import to_message
 from canary_engine import parse
 from canary_engine.model import Reason
-from decision_svc.profiles import profile_of
-from decision_svc.store.protocol import ChangeRecord, MemberEdit
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
 from support.calls import Calls, ready_service
+from support.golden import THEMES, golden
+from support.golden_store import cases, know, save, user_of
 from support.redis_server import RedisServer
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 REQUEST = decision_pb2.DecideRequest
-LOADED = {path.stem: json.loads(path.read_text("utf-8")) for path in GOLDEN.glob("*.json")}
-THEMES = sorted(theme for theme, golden in LOADED.items() if "cases" in golden)
-
-
-def cases(theme: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A service key for each case, and the case. An unreachable store is tested elsewhere, and
-    overrides are signed for one service key.
-    """
-    for number, case in enumerate(LOADED[theme]["cases"]):
-        is_known = case.get("person", {}).get("is_known", True)
-        if is_known and "overrides" not in LOADED[theme]["policies"][case["policy"]]:
-            yield f"{theme}-{number}", case
-
-
-async def save(store: RedisStore, service_key: str, golden: Any, case: Any) -> None:
-    document = golden["policies"][case["policy"]] | {"service_key": service_key, "revision": 1}
-    at = datetime(2026, 3, 1, tzinfo=UTC)
-    record = ChangeRecord(revision=1, actor="ada", at=at, reason="test", summary="all of it")
-    listed_in = case.get("person", {}).get("listed_in", [])
-    user = user_of(golden, case)
-    members = [MemberEdit(segment=segment, add=[user]) for segment in listed_in]
-    await store.save(service_key, document, record, members)
-
-
-def user_of(golden: Any, case: Any) -> str:
-    identity = golden["policies"][case["policy"]].get("identity", {})
-    header = identity.get("user_id_header", "x-user-id").lower()
-    user: str = case["request"].get("headers", {}).get(header, "")
-    return user
-
-
-async def know(store: RedisStore, case: Mapping[str, Any], user: str) -> None:
-    if user:
-        profile = case.get("person", {}).get("profile", {})
-        await store.put_profile(user, profile_of({"user": "any", **profile})[1])
 
 
 def expected_of(case: Mapping[str, Any]) -> policy_pb2.Decision:
@@ -86,12 +47,11 @@ async def explained(service: Calls, request: Any, now: str) -> policy_pb2.Decisi
 async def test_decide_and_explain_answer_the_golden_cases(
     theme: str, redis_server: RedisServer
 ) -> None:
-    golden = LOADED[theme]
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
     store = RedisStore.connect(redis_server.url, timeout_s=10)
     for service_key, case in cases(theme):
-        await save(store, service_key, golden, case)
+        await save(store, service_key, theme, case)
     # Nothing is remembered of a user from one case to the next, and no answer is too late.
     never = {"person_max_age_s": 0, "person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
     wrong = {}
@@ -100,9 +60,9 @@ async def test_decide_and_explain_answer_the_golden_cases(
             request = to_message(
                 {"service_key": service_key, **case["request"]}, decision_pb2.DecideRequest
             )
-            await know(store, case, user_of(golden, case))
-            found = [await explained(service, request, golden["now"])]
-            if is_timeless(golden["policies"][case["policy"]]):
+            await know(store, case, user_of(theme, case))
+            found = [await explained(service, request, golden(theme)["now"])]
+            if is_timeless(golden(theme)["policies"][case["policy"]]):
                 found.append((await service.decision.Decide(request)).decision)
             if any(decision != expected_of(case) for decision in found):
                 wrong[case["name"]] = found
@@ -114,8 +74,8 @@ async def test_overrides_are_answered_as_the_golden_cases_say() -> None:
     wrong = {}
     async with ready_service() as service:
         for theme in ("overrides", "api-versions"):
-            for case in LOADED[theme]["cases"]:
-                policy = LOADED[theme]["policies"][case["policy"]]
+            for case in golden(theme)["cases"]:
+                policy = golden(theme)["policies"][case["policy"]]
                 if "overrides" not in policy:
                     continue
                 request = to_message({"service_key": "shop", **case["request"]}, REQUEST)
@@ -124,7 +84,7 @@ async def test_overrides_are_answered_as_the_golden_cases_say() -> None:
                 document = parse.document(parse.policy(policy))
                 request.baseline_hash = request.baseline.hash = parse.content_hash(document)
                 found = [
-                    await explained(service, request, LOADED[theme]["now"]),
+                    await explained(service, request, golden(theme)["now"]),
                     (await service.decision.Decide(request)).decision,
                 ]
                 expected = to_message(case["decision"], policy_pb2.Decision)

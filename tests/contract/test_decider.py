@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -26,18 +23,13 @@ from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.troubles import Troubles
-from contract.test_decide_golden import cases, know, save, user_of
 from decision_svc.store.redis import RedisStore
 from redis.asyncio import Redis
 from support.deciders import Deciders, deciders
-from support.golden import decision_document
+from support.golden import THEMES, decision_document, golden
+from support.golden_store import cases, know, save, user_of
 from support.redis_server import RedisServer
-from support.service import running_service
-
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-THEMES = sorted(path.stem for path in GOLDEN.glob("*.json") if path.stem != "buckets")
-# Nothing listens there, and connecting fails at once.
-NOWHERE = "unix:/nonexistent/decision-service"
+from support.service import NOWHERE, running_service
 
 Opens = Callable[[], AbstractAsyncContextManager[Decider]]
 
@@ -84,12 +76,6 @@ async def decider(request: pytest.FixtureRequest) -> AsyncIterator[Decider]:
     opens: Opens = request.param
     async with opens() as opened:
         yield opened
-
-
-@cache
-def golden(theme: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((GOLDEN / f"{theme}.json").read_text("utf-8"))
-    return loaded
 
 
 def baseline(document: dict[str, Any]) -> Baseline:
@@ -252,11 +238,11 @@ async def stored(
         if not depends_on_today(parse.policy(golden(theme)["policies"][case["policy"]]))
     ]
     for service_key, case in told:
-        await save(store, service_key, golden(theme), case)
+        await save(store, service_key, theme, case)
 
     async def one_by_one() -> AsyncIterator[tuple[dict[str, Any], str]]:
         for service_key, case in told:
-            await know(store, case, user_of(golden(theme), case))
+            await know(store, case, user_of(theme, case))
             yield case, service_key
 
     never = {"person_max_age_s": 0, "person_deadline_ms": 10_000, "store_deadline_ms": 10_000}

@@ -10,7 +10,6 @@ from random import Random
 import pytest
 from canary_engine.model import Cohort, Variant
 from canary_engine.outcomes import Labels, Tally
-from contract.kept import Clock
 from decision_svc.outcomes import redis as redis_module
 from decision_svc.outcomes.memory import MemoryOutcomes
 from decision_svc.outcomes.packing import (
@@ -36,6 +35,7 @@ from decision_svc.store.protocol import StoreError
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from support.clock import Clock
 
 DRAWN = Labels("shop", "v2", Variant.CANARY, "r-1", Cohort.DRAWN)
 CONTROL = Labels("shop", "v1", Variant.STABLE, "r-1", Cohort.CONTROL)

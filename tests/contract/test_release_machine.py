@@ -18,12 +18,12 @@ from typing import Any
 
 import structlog
 from canary_engine import parse
+from canary_engine.errors import CanaryError
 from canary_engine.guards import Despite
 from canary_engine.model import ApprovedMove, Strategy
 from canary_engine.release import Move
 from decision_svc import changes
 from decision_svc.editor import Editor, Who
-from decision_svc.errors import CanaryError
 from decision_svc.halting import Halting
 from decision_svc.metrics import Metrics
 from decision_svc.snapshot import Snapshot

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pytest
 from canary_engine.plan import Metric
 from canary_engine.reports import Series, Total, total_of
-from contract.kept import Clock
 from decision_svc.reported.memory import MemoryReported
 from decision_svc.reported.protocol import (
     KEPT_S,
@@ -20,6 +19,7 @@ from decision_svc.reported.protocol import (
 from decision_svc.reported.redis import RedisReported
 from decision_svc.store.connection import Connection
 from redis.asyncio import Redis
+from support.clock import Clock
 
 SATISFACTION = Series(Metric.SATISFACTION, "", "v2")
 REVENUE = Series(Metric.REVENUE, "", "v2", (("currency", "欧元"), ("region", "eu")))

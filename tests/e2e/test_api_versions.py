@@ -91,8 +91,8 @@ async def test_a_client_of_a_deprecated_version_is_told_with_a_release_and_witho
 ) -> None:
     """Under the baseline too, whichever version it gets."""
     versioned("SetCompatibility", compatibility={**PLACES, "api_versions": [DEPRECATED]})
-    for headers in ({"x-user-id": "ann"}, {"x-canary-test": "true"}):
-        assert told(await until_told(client, headers, "/api/v1/hello")) == TOLD
+    for asked in ({"x-user-id": "ann"}, {"x-canary-test": "true"}):
+        assert told(await until_told(client, asked, "/api/v1/hello")) == TOLD
     versioned.release(100)
     await until_release_rules_with(client, {"x-user-id": "ann"}, CANARY)
     _, body, headers = await client.get(headers={"x-user-id": "ann"})

@@ -76,7 +76,7 @@ async def served(channel: grpc.aio.Channel, token: str) -> list[MethodDescriptor
 
 def request_for(method: MethodDescriptor) -> Any:
     """An empty request, but for the service key OWN."""
-    request = message_factory.GetMessageClass(method.input_type)()
+    request: Any = message_factory.GetMessageClass(method.input_type)()
     fields = method.input_type.fields_by_name
     if "change" in fields:
         request.change.service_key = OWN
@@ -92,20 +92,22 @@ def request_for(method: MethodDescriptor) -> Any:
 async def is_let_in(channel: grpc.aio.Channel, method: MethodDescriptor, token: str) -> bool:
     """Make the call, and see whether it is refused for who makes it."""
     path = f"/{method.containing_service.full_name}/{method.name}"
-    how = {"metadata": bearer(token), "timeout": LIMIT_S}
+    who, request = bearer(token), request_for(method)
     codec = (
         lambda message: message.SerializeToString(),
         message_factory.GetMessageClass(method.output_type).FromString,
     )
     try:
         if method.client_streaming:
-            async for _ in channel.stream_stream(path, *codec)(iter(()), **how):
+            both = channel.stream_stream(path, *codec)
+            async for _ in both(iter(()), timeout=LIMIT_S, metadata=who):
                 break
         elif method.server_streaming:
-            async for _ in channel.unary_stream(path, *codec)(request_for(method), **how):
+            told = channel.unary_stream(path, *codec)
+            async for _ in told(request, timeout=LIMIT_S, metadata=who):
                 break
         else:
-            await channel.unary_unary(path, *codec)(request_for(method), **how)
+            await channel.unary_unary(path, *codec)(request, timeout=LIMIT_S, metadata=who)
     except grpc.RpcError as error:
         return not refused(error)
     return True

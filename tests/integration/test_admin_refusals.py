@@ -186,6 +186,7 @@ async def test_a_field_the_protos_do_not_know_is_refused_at_any_depth(shop: Call
     deep.rules[0].MergeFromString(with_unknown_field(a_rule()))
     admin = grpc.aio.insecure_channel(shop.running.admin_address)
     async with admin:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         call = admin.unary_unary("/canary.admin.v1.AdminService/SetRules")
         with refused(INVALID, "unknown field number 9999"):
             await call(with_unknown_field(whole))

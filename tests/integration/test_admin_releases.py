@@ -13,6 +13,7 @@ import pytest
 from canary.admin.v1 import admin_pb2 as pb
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
+from canary_documents import to_message
 from canary_engine import parse
 from canary_engine.model import Strategy
 from decision_svc import changes
@@ -124,7 +125,7 @@ async def test_a_version_that_was_rolled_back_starts_again_for_a_reason_that_is_
 ) -> None:
     await shop.release(5)
     await move(shop, pb.MOVE_ROLL_BACK)
-    again = {"version": CANARY, "percentage": 1}
+    again: dict[str, Any] = {"version": CANARY, "percentage": 1}
     with refused(FAILED, "'v2' was rolled back on", "despite_rollback"):
         await shop.change("StartRelease", **again)
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "despite_rollback: say why"):
@@ -142,7 +143,9 @@ async def test_a_version_that_was_rolled_back_starts_again_for_a_reason_that_is_
 async def test_a_version_that_breaks_a_rule_starts_only_for_a_reason(shop: Calls) -> None:
     await shop.register(STABLE, status=policy_pb2.VERSION_STATUS_STABLE)
     await shop.register(CANARY)
-    rule = policy_pb2.CompatibilityRule(to=CANARY, notes="v1 was removed", **{"from": "v1"})
+    rule = to_message(
+        {"from": STABLE, "to": CANARY, "notes": "v1 was removed"}, policy_pb2.CompatibilityRule
+    )
     await shop.change("SetCompatibility", compatibility=policy_pb2.Compatibility(rules=[rule]))
     with refused(FAILED, "v1 -> v2 (v1 was removed)", "despite_incompatible"):
         await shop.change("StartRelease", version=CANARY, percentage=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from itertools import count
@@ -11,63 +10,22 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 from canary.decision.v1 import decision_pb2, decision_pb2_grpc
 from canary.policy.v1 import policy_pb2
 from canary_documents import to_document
 from canary_engine import parse
 from canary_engine.histogram import bucket_of
-from canaryctl.app import cli
-from click.testing import CliRunner, Result
 from decision_svc.app import Running
-from support.service import serve_in_thread
+from support.canaryctl import Canaryctl, silent_service
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    # the service shares the test's stdout, which holds nothing but canaryctl's answers here
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    with serve_in_thread() as running:
+    with silent_service() as running:
         yield running
-    structlog.reset_defaults()
 
 
 NUMBERS = count(1)
-
-
-class Canaryctl:
-    """canaryctl as ``kim``, about one service key."""
-
-    def __init__(self, address: str, service_key: str) -> None:
-        self.address, self.shop = address, service_key
-
-    def __call__(self, line: str, text: str | None = None) -> Result:
-        """Run a line; SHOP in it is the service key, quotes hold no blanks."""
-        words = [self.shop if word == "SHOP" else word for word in line.split()]
-        start = ["--address", self.address, "--actor", "kim"]
-        return CliRunner().invoke(cli, [*start, *words], input=text)
-
-    def ok(self, line: str, text: str | None = None) -> str:
-        result = self(line, text)
-        assert (result.exit_code, result.stderr) == (0, ""), line
-        return result.stdout
-
-    def read(self, line: str) -> Any:
-        return json.loads(self.ok(f"{line} --output json"))
-
-    def refused(self, line: str, exit_code: int, text: str | None = None) -> dict[str, str]:
-        result = self(f"{line} --output json", text)
-        assert (result.exit_code, result.stdout) == (exit_code, ""), result.output
-        error: dict[str, str] = json.loads(result.stderr)["error"]
-        assert all(error.values())
-        return error
-
-    def with_release(self) -> Canaryctl:
-        """Two versions, and a release of the second at 5 %: revision 3."""
-        self.ok("version register SHOP v1 --status stable --upstream old --reason x")
-        self.ok("version register SHOP v2 --upstream new --reason x")
-        self.ok("release start SHOP v2 --percentage 5 --reason x")
-        return self
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
 from support.admin import admin_of
-from support.service import serve_in_thread
+from support.canaryctl import silent_service
 
 NUMBERS = count(1)
 PLAN = """
@@ -28,10 +26,8 @@ plan:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    with serve_in_thread() as running:
+    with silent_service() as running:
         yield running
-    structlog.reset_defaults()
 
 
 class Shop:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import pytest
-import structlog
 from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
+from support.canaryctl import silent_service
 from support.redis_server import running_redis
 from support.service import serve_in_thread
 
@@ -21,10 +20,8 @@ NUMBERS = count(1)
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    with serve_in_thread() as running:
+    with silent_service() as running:
         yield running
-    structlog.reset_defaults()
 
 
 class Shop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 import yaml
 from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary.record.v1 import record_pb2
@@ -23,7 +21,7 @@ from canary_engine.record_reading import document
 from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
-from support.service import serve_in_thread
+from support.canaryctl import silent_service
 from support.stories import rolled_back
 
 NUMBERS = count(1)
@@ -31,10 +29,8 @@ NUMBERS = count(1)
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    with serve_in_thread() as running:
+    with silent_service() as running:
         yield running
-    structlog.reset_defaults()
 
 
 class Shop:

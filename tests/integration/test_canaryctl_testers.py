@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import stat
 from collections.abc import Iterator
@@ -10,13 +9,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-import structlog
 from canaryctl.signing_key import write_key
 from decision_svc.app import Running
 from decision_svc.overrides import read_key
-from integration.test_canaryctl_commands import Canaryctl
+from support.canaryctl import Canaryctl, silent_service
 from support.overrides import PUBLIC_KEY, key_file
-from support.service import serve_in_thread
 
 NUMBERS = count(1)
 EXPLAIN = "explain SHOP --header x-canary-override:"
@@ -24,11 +21,8 @@ EXPLAIN = "explain SHOP --header x-canary-override:"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    # the service shares the test's stdout, which holds nothing but canaryctl's answers here
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    with serve_in_thread(override_key=key_file(tmp_path_factory.mktemp("key"))) as running:
+    with silent_service(override_key=key_file(tmp_path_factory.mktemp("key"))) as running:
         yield running
-    structlog.reset_defaults()
 
 
 @pytest.fixture

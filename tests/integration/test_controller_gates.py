@@ -119,8 +119,13 @@ async def test_a_release_starts_when_every_gate_is_open_and_not_before(
         await planned(shop, plan)
         async with controlled(shop, people, tmp_path):
             await waits_for(shop, "approval of the raise to 5 %", ITEM, "has not answered yet")
-            consent = {"move": policy_pb.APPROVED_MOVE_RAISE, "version": CANARY, "percentage": 5}
-            await shop.admin.Approve(pb.ApproveRequest(change=a_change(), **consent))
+            consent = pb.ApproveRequest(
+                change=a_change(),
+                move=policy_pb.APPROVED_MOVE_RAISE,
+                version=CANARY,
+                percentage=5,
+            )
+            await shop.admin.Approve(consent)
             await shop.change("TickChecklist", item=ITEM)
             await waits_for(shop, "says not yet")
             assert len(hook.requests) > 0

@@ -119,7 +119,7 @@ def files(folder: Path, api: KubeApi) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def controlled(calls: Calls, **settings: str) -> AsyncIterator[str]:
+async def controlled(calls: Calls, **settings: Any) -> AsyncIterator[str]:
     """A controller that looks often; where it shows its metrics."""
     found = Settings(
         admin=calls.running.admin_address, holder="c1", look_every_s=0.05,

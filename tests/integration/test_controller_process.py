@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from canary_controller.errors import (
     Unreachable,
 )
 from canary_controller.rpc.client import Client, CredentialFiles
+from canary_controller.rpc.health import serving_health
 from canary_engine.record import ReleaseRecord
 from canary_engine.step import Action, Because, Do
 from click.testing import CliRunner
@@ -44,9 +44,9 @@ NOBODY = CredentialFiles()
 async def shop() -> AsyncIterator[Calls]:
     async with ready_service() as calls:
         steps = [policy_pb.PlanStep(weight=weight) for weight in (5, 20)]
-        policy = policy_pb.Policy(plan=policy_pb.Plan(steps=steps))
-        for name, status in (("v1", policy_pb.VERSION_STATUS_STABLE), ("v2", None)):
-            policy.versions.append(policy_pb.Version(version=name, status=status))
+        stable = policy_pb.Version(version="v1", status=policy_pb.VERSION_STATUS_STABLE)
+        versions = [stable, policy_pb.Version(version="v2")]
+        policy = policy_pb.Policy(plan=policy_pb.Plan(steps=steps), versions=versions)
         await calls.admin.Apply(pb.ApplyRequest(change=a_change(), policy=policy))
         start = pb.StartReleaseRequest(change=a_change(), version="v2", percentage=5)
         await calls.admin.StartRelease(start)
@@ -144,6 +144,19 @@ async def test_credentials_that_are_no_use_are_told_at_the_start(
         Client("127.0.0.1:1", 1, files)
 
 
+async def test_a_controller_is_not_serving_before_a_tick_went_well() -> None:
+    async with (
+        serving_health("127.0.0.1:0") as told,
+        grpc.aio.insecure_channel(told.address) as channel,
+    ):
+        stub, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+        answer = await stub.Check(request, timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await told.tell(is_well=True)
+        answer = await stub.Check(request, timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
 async def test_a_controller_that_is_stopped_gives_its_lease_up_at_once(
     shop: Calls, tmp_path: Path
 ) -> None:
@@ -160,7 +173,6 @@ async def test_a_controller_that_is_stopped_gives_its_lease_up_at_once(
         async with client_of(shop.running.admin_address) as client:
             held = await client.hold_lease("other", 5)
             assert (held.is_held, held.holder) == (False, "one")
-            process.signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.stop) == 0
             assert (await client.hold_lease("other", 5)).is_held
     finally:

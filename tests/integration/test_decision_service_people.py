@@ -223,7 +223,7 @@ async def test_an_outage_is_told_by_health_and_metric_and_refuses_writes(
 async def test_explain_says_what_decide_says_with_and_without_the_store(
     redis: RedisServer,
 ) -> None:
-    async def agree(user: str, **more: str) -> admin_pb2.ExplainResponse:
+    async def agree(shop: Calls, user: str, **more: str) -> admin_pb2.ExplainResponse:
         decision = await shop.decide(headers={"x-user-id": user, **more})
         request = admin_pb2.ExplainRequest()
         request.request.service_key = SHOP
@@ -238,14 +238,14 @@ async def test_explain_says_what_decide_says_with_and_without_the_store(
     async with ready_service(redis_url=redis.url, **PATIENT) as shop:
         await prepare(shop, 50)
         await shop.change("AddRule", rule=a_rule())
-        assert "is in-progress" in (await agree("listed")).in_force
-        await agree("u1")
-        await agree("u1", **{"x-canary-test": "true"})
+        assert "is in-progress" in (await agree(shop, "listed")).in_force
+        await agree(shop, "u1")
+        await agree(shop, "u1", **{"x-canary-test": "true"})
         redis.kill()
         await store_is_down(shop)
-        assert not (await agree("listed")).decision.degraded
-        assert (await agree("stranger")).decision.degraded
-        assert not (await agree("stranger", **{"x-canary-test": "true"})).decision.degraded
+        assert not (await agree(shop, "listed")).decision.degraded
+        assert (await agree(shop, "stranger")).decision.degraded
+        assert not (await agree(shop, "stranger", **{"x-canary-test": "true"})).decision.degraded
 
 
 async def test_a_profile_that_is_garbage_counts_as_not_known_and_ends_no_stream(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from canary.decision.v1 import decision_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from click.testing import CliRunner
 from decision_svc.__main__ import main
-from decision_svc.app import Running
 from support.calls import (
     METERED,
     SHOP,
@@ -29,66 +26,7 @@ from support.calls import (
     until,
 )
 from support.process_wide import put_back
-
-# A process takes a second of the processor to start; on a slow machine many share it.
-PATIENCE_S = 60.0
-PORTS = ("--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0")
-
-
-class Process:
-    """A running ``python -m decision_svc`` and what it has logged."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def said(self, event: str) -> dict[str, Any]:
-        """The next line about that event."""
-        assert self.process.stderr
-        async with asyncio.timeout(PATIENCE_S):
-            while line := (await self.process.stderr.readline()).decode():
-                self.lines.append(line)
-                if line.startswith("{") and json.loads(line)["event"] == event:
-                    found: dict[str, Any] = json.loads(line)
-                    return found
-        raise AssertionError(f"it ended without {event!r}: {self.lines}")
-
-    async def end(self) -> int:
-        """The exit code, once it has said all it has to say."""
-        assert self.process.stderr
-        async with asyncio.timeout(PATIENCE_S):
-            rest = (await self.process.stderr.read()).decode()
-            self.lines += rest.splitlines()
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def started(*options: str) -> AsyncIterator[Process]:
-    process = Process(
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "decision_svc",
-            "--insecure",
-            *options,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    )
-    try:
-        yield process
-    finally:
-        if process.process.returncode is None:
-            process.process.kill()
-            await process.end()
-
-
-async def address_of(process: Process) -> Running:
-    ready = await process.said("ready")
-    return Running(
-        decision_address=ready["decision"],
-        admin_address=ready["admin"],
-        metrics_address=ready["metrics"],
-    )
+from support.service_process import PORTS, address_of, started
 
 
 def numbered(id_: int) -> pb.DecideStreamRequest:
@@ -169,7 +107,7 @@ async def test_a_process_that_cannot_start_says_why_without_a_traceback() -> Non
 
 async def test_the_log_is_json_and_names_no_user_cookie_or_header() -> None:
     secret = "do-not-log-me"
-    facts = {
+    facts: dict[str, Any] = {
         "headers": {"x-user-id": secret, "x-canary-test": secret},
         "cookies": {"sid": secret},
         "client_ip": secret,

@@ -133,7 +133,7 @@ async def test_a_change_announced_while_the_subscription_was_broken_is_found(
         await reaches(other, await one.release(0))
         for percentage in range(1, 6):
             async with Redis.from_url(redis.url) as client:
-                await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                await client.client_kill_filter(_type="pubsub")
             await reaches(other, await one.change("SetPercentage", percentage=percentage))
 
 

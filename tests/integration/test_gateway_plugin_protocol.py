@@ -10,20 +10,9 @@ from typing import Any
 import msgpack
 import pytest
 from dev_gateway.app import Gateway
-from integration.test_gateway_harness import (
-    PLUGIN,
-    FaultError,
-    PdkCall,
-    Reply,
-    Script,
-    Server,
-    echo,
-    fetch,
-    gateway,
-    settings,
-    stage,
-    upstream,
-)
+from support.gateway import echo, gateway, settings, stage, upstream
+from support.raw_http import Reply, fetch
+from support.scripted_plugin import PLUGIN, FaultError, PdkCall, Script, Server
 
 TO_CANARY: PdkCall = ("kong.service.set_upstream", ["canary-upstream"])
 UNEXPECTED = {"message": "An unexpected error occurred"}

@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.test_gateway_harness import (
-    PLUGIN,
-    Script,
-    Server,
-    echo,
-    fetch,
-    named,
-    query_command,
-    upstream,
-)
+from support.gateway import echo, named, upstream
+from support.raw_http import fetch
+from support.scripted_plugin import PLUGIN, Script, Server, query_command
 
 START_S = 30
 

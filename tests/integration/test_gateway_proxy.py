@@ -14,18 +14,8 @@ from aiohttp import web
 from dev_gateway.app import Gateway
 from dev_gateway.context import RequestContext
 from dev_gateway.proxy import RealIp
-from integration.test_gateway_harness import (
-    Handler,
-    echo,
-    fetch,
-    gateway,
-    named,
-    read_chunks,
-    read_reply,
-    send,
-    settings,
-    upstream,
-)
+from support.gateway import Handler, echo, gateway, named, settings, upstream
+from support.raw_http import fetch, read_chunks, read_reply, send
 
 TRUSTING = RealIp(trusted=(ipaddress.ip_network("127.0.0.1"),), header="X-Forwarded-For")
 

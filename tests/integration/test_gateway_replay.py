@@ -10,15 +10,9 @@ from typing import Any
 
 from dev_gateway.address import Network
 from dev_gateway.proxy import RealIp
-from integration.test_gateway_harness import (
-    PLUGIN,
-    FaultError,
-    Server,
-    fetch,
-    gateway,
-    query_command,
-    settings,
-)
+from support.gateway import gateway, settings
+from support.raw_http import fetch
+from support.scripted_plugin import PLUGIN, FaultError, Server, query_command
 
 DATA = Path(__file__).parent.parent / "data" / "kong-wire"
 CURL = [("User-Agent", "curl/7.88.1"), ("Accept", "*/*")]

@@ -3,170 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import grpc
 import pytest
-from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
 from canary.policy.v1 import policy_pb2
 from canary_engine.model import Variant
 from canary_engine.outcomes import Labels
-from canary_plugin.outcomes.aggregate import Aggregate
-from canary_plugin.outcomes.ledger import Ledger
-from canary_plugin.outcomes.receiver import Receiver
-from canary_plugin.outcomes.sender import Sender
-from canary_plugin.troubles import Troubles
-from decision_svc.app import Running
-from integration.test_plugin_harness import KEY, PATIENT, SEED, administering, plugin, until
-from support.kong_side import Kong
-from support.service import running_service
+from support.heard_outcomes import CANARY, counted, listed, outcomes, relaying, service
+from support.kong_side import KEY, Kong
+from support.nginx import nginx
+from support.operators import administering
+from support.plugin_stage import PATIENT, SEED, plugin
+from support.service import NOWHERE, running_service
+from support.waiting import WITHIN_S, until
 
-CANARY = Labels(KEY, "v2", Variant.CANARY, "r1")
 STABLE = Labels(KEY, "v1", Variant.STABLE, "r1")
-SOON = {"outcomes": "syslog", "outcomes_every_s": 0.05}
-WITHIN_S = 20.0
-
-
-class Relay(decision_pb2_grpc.DecisionServiceServicer):
-    """Stands before a service and loses reports, or only the answers to them."""
-
-    def __init__(self, real: str) -> None:
-        self._channel = grpc.aio.insecure_channel(real)
-        self._stub = decision_pb2_grpc.DecisionServiceStub(self._channel)
-        self.lose_reports = self.lose_answers = 0
-        self.seen: list[str] = []
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def ReportOutcomes(  # noqa: N802
-        self, request: pb.ReportOutcomesRequest, context: Any
-    ) -> pb.ReportOutcomesResponse:
-        self.seen.append(request.batch_id)
-        if self.lose_reports:
-            self.lose_reports -= 1
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "lost on the way there")
-        answer = await self._stub.ReportOutcomes(request, timeout=WITHIN_S)
-        if self.lose_answers:
-            self.lose_answers -= 1
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost on the way back")
-        return answer  # type: ignore[no-any-return]
-
-
-@asynccontextmanager
-async def relaying(real: str) -> AsyncIterator[tuple[Relay, str]]:
-    relay, server = Relay(real), grpc.aio.server()
-    decision_pb2_grpc.add_DecisionServiceServicer_to_server(relay, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield relay, f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
-        await relay.close()
-
-
-@asynccontextmanager
-async def service(**settings: Any) -> AsyncIterator[Running]:
-    """A service that knows the service key."""
-    async with running_service(**settings) as running, administering(running) as admin:
-        await admin.do("RegisterVersion", version={"version": "v1", "status": "stable"})
-        yield running
-
-
-async def listed(running: Running, key: str = KEY) -> dict[str, admin_pb2.VersionOutcomes]:
-    async with grpc.aio.insecure_channel(running.admin_address) as channel:
-        stub = admin_pb2_grpc.AdminServiceStub(channel)
-        request = admin_pb2.ListOutcomesRequest(service_key=key, window_s=900)
-        answer = await stub.ListOutcomes(request, timeout=WITHIN_S)
-        return {o.version: o for o in answer.outcomes}
-
-
-async def counted(
-    running: Running, requests: int, *, versions: int = 0
-) -> dict[str, dict[int, int]]:
-    """Statuses by version, once there are that many."""
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            found = await listed(running)
-            enough = sum(o.requests for o in found.values()) >= requests
-            if enough and len(found) >= versions:
-                return {version: dict(o.statuses) for version, o in found.items()}
-            await asyncio.sleep(0.01)
-
-
-class Nginx:
-    """Writes to the socket as nginx does, but waits while it is full."""
-
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._socket.connect(path)
-
-    async def log(self, decision: str, status: int = 200, seconds: str = "0.010") -> None:
-        line = f'<190>Nov 23 21:36:22 canary: {status} {seconds} "{seconds}" "{decision}"'
-        await self.send(line.encode())
-
-    async def send(self, datagram: bytes) -> None:
-        async with asyncio.timeout(WITHIN_S):
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    self._socket.send(datagram)
-                    return
-                await asyncio.sleep(0)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@contextmanager
-def nginx(path: Path | str) -> Iterator[Nginx]:
-    made = Nginx(str(path))
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-class Outcomes:
-    """The plugin server's part of it, without the plugin."""
-
-    def __init__(self, *addresses: str) -> None:
-        self._channels = [grpc.aio.insecure_channel(a) for a in addresses]
-        stubs = [decision_pb2_grpc.DecisionServiceStub(c) for c in self._channels]
-        self.troubles = Troubles(monotonic)
-        self.aggregate = Aggregate(monotonic)
-        self.ledger = Ledger(self.aggregate, self.troubles, monotonic)
-        self.sender = Sender(stubs, self.aggregate, self.ledger, self.troubles, "test")
-
-    async def heard(self, server: Nginx, *statuses: int, labels: Labels = CANARY) -> None:
-        """Let requests be labelled, and their outcomes arrive."""
-        for status in statuses:
-            await server.log(self.ledger.expect(labels), status)
-        await until(lambda: len(self.ledger) == 0, "all lines")
-
-    async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
-
-
-@asynccontextmanager
-async def outcomes(path: Path, *addresses: str) -> AsyncIterator[tuple[Outcomes, Nginx]]:
-    made = Outcomes(*addresses)
-    try:
-        with Receiver(made.ledger.hear).open(str(path), 0o600), nginx(path) as server:
-            yield made, server
-    finally:
-        await made.close()
+SOON: dict[str, Any] = {"outcomes": "syslog", "outcomes_every_s": 0.05}
 
 
 @pytest.fixture
@@ -253,7 +110,7 @@ async def test_while_the_service_is_down_outcomes_wait(path: Path) -> None:
 async def test_a_dead_service_is_left_for_the_next(path: Path) -> None:
     async with (
         service() as running,
-        outcomes(path, "unix:/nonexistent/service", running.decision_address) as (made, server),
+        outcomes(path, NOWHERE, running.decision_address) as (made, server),
     ):
         await made.heard(server, 200)
         for _ in range(4):
@@ -358,7 +215,7 @@ async def test_what_was_heard_is_told_at_the_end_and_what_was_not_is_lost(path: 
 
 
 async def test_a_plugin_server_that_ends_tells_what_it_has_heard() -> None:
-    never = {"outcomes": "syslog", "outcomes_every_s": 3_600.0}
+    never: dict[str, Any] = {"outcomes": "syslog", "outcomes_every_s": 3_600.0}
     async with running_service() as running:
         async with plugin(running.decision_address, **never) as (kong, _):
             instance = await kong.start(SEED | PATIENT)
@@ -374,7 +231,7 @@ async def test_a_plugin_server_that_ends_tells_what_it_has_heard() -> None:
 
 
 async def test_the_log_phase_is_the_other_way() -> None:
-    settings = {"outcomes": "log", "outcomes_every_s": 0.05}
+    settings: dict[str, Any] = {"outcomes": "log", "outcomes_every_s": 0.05}
     async with (
         running_service() as running,
         plugin(running.decision_address, **settings) as (kong, _),

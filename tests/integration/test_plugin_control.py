@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -20,26 +20,16 @@ from canary_documents import to_document
 from canary_engine.bucketing import bucket, prefix
 from canary_engine.exposure import mark
 from decision_svc.app import Running
-from integration.test_outcomes import nginx
-from integration.test_plugin_harness import (
-    KEY,
-    PATIENT,
-    SEED,
-    WITHIN_S,
-    Admin,
-    Forward,
-    Refusal,
-    Spy,
-    administering,
-    plugin,
-    spying,
-    until,
-)
 from support import calls
-from support.kong_side import Event, Kong
+from support.kong_side import KEY, Event, Kong
+from support.nginx import nginx
+from support.operators import Admin, administering
+from support.plugin_stage import PATIENT, SEED, plugin
 from support.service import running_service
+from support.spy import Forward, Refusal, Spy, spying
+from support.waiting import WITHIN_S, until
 
-SOON = {"outcomes": "syslog", "outcomes_every_s": 0.05}
+SOON: dict[str, Any] = {"outcomes": "syslog", "outcomes_every_s": 0.05}
 DECIDERS = ("remote", "local", "alone")
 SHARE, CONTROL = 20, 40
 TESTER = {"name": "testers", "source": "header", "key": "x-tester", "exact": "yes"}
@@ -151,8 +141,13 @@ async def test_control_costs_its_own_requests_a_label_and_the_rest_of_stable_not
 
 async def test_outcomes_arrive_with_their_cohorts(staged: Stage) -> None:
     await staged.do("SetPercentage", percentage=SHARE, control=CONTROL)
-    sent = [(drawn, {}, 200)] * 3 + [(control, {}, 500)] * 4
-    sent += [(control, {"x-tester": "yes"}, 404)] * 2 + [(drawn, {"x-tester": "yes"}, 200)]
+    chosen = {"x-tester": "yes"}
+    sent: list[tuple[Callable[[int], str], dict[str, str], int]] = [
+        *[(drawn, {}, 200)] * 3,
+        *[(control, {}, 500)] * 4,
+        *[(control, chosen, 404)] * 2,
+        (drawn, chosen, 200),
+    ]
     with nginx(Path(staged.kong.path).with_name("outcomes.sock")) as server:
         for number, (user, headers, status) in enumerate(sent):
             event = await staged.access(user(number), **headers)
@@ -265,10 +260,17 @@ async def test_notes_that_make_no_sense_are_refused(fields: dict[str, Any], comp
 async def test_notes_about_what_nobody_declares_are_passed_over() -> None:
     expires = datetime.now(UTC) + timedelta(hours=1)
     tally = pb.ShadowTally(
-        service_key="nobody-s", in_force=1, shadow=2, in_force_reason=1, shadow_reason=1, requests=1
+        service_key="nobody-s",
+        in_force=policy_pb2.VARIANT_STABLE,
+        shadow=policy_pb2.VARIANT_CANARY,
+        in_force_reason=policy_pb2.REASON_NO_RELEASE,
+        shadow_reason=policy_pb2.REASON_NO_RELEASE,
+        requests=1,
     )
     tally.expires_at.FromDatetime(expires)
-    served = pb.Served(service_key="nobody-s", release_id="r-1", variant=1, marks=[7])
+    served = pb.Served(
+        service_key="nobody-s", release_id="r-1", variant=policy_pb2.VARIANT_STABLE, marks=[7]
+    )
     async with (
         running_service() as running,
         grpc.aio.insecure_channel(running.decision_address) as channel,

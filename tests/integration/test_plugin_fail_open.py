@@ -23,25 +23,13 @@ from canary_plugin.deciders.remote import RemoteDecider
 from canary_plugin.deciders.service import Service
 from canary_plugin.handler import MAX_QUESTIONS
 from canary_plugin.troubles import Troubles
-from integration.test_plugin_harness import (
-    KEY,
-    NOWHERE,
-    PATIENT,
-    QUICK,
-    SEED,
-    WITHIN_S,
-    Admin,
-    Refusal,
-    administering,
-    answered,
-    plugin,
-    spying,
-    stage,
-    until,
-)
 from support import calls
-from support.kong_side import SERVICE, Event, Kong
-from support.service import running_service
+from support.kong_side import KEY, SERVICE, Event, Kong
+from support.operators import Admin, administering
+from support.plugin_stage import PATIENT, QUICK, SEED, answered, plugin, stage
+from support.service import NOWHERE, running_service
+from support.spy import Forward, Refusal, spying
+from support.waiting import WITHIN_S, until
 
 TEST_HEADER = {"x-canary-test": "true"}
 FORGED = {"x-canary-variant": "canary"}
@@ -85,7 +73,7 @@ async def test_a_late_answer_is_not_waited_for() -> None:
     async with stage(is_mute=True) as (kong, spy, _, troubles):
         release = asyncio.Event()
 
-        async def late(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def late(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             await release.wait()
             return await forward(request)
 
@@ -107,7 +95,7 @@ async def test_a_service_that_is_late_is_done_without_once_the_policy_is_known(
         )
         assert (await kong.access(patient, TEST_HEADER)).variant == "canary"
 
-        async def never(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def never(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -168,7 +156,7 @@ GARBAGE = {
 async def test_garbage_is_no_decision(answer: pb.DecideResponse) -> None:
     async with stage(is_mute=True) as (kong, spy, _, troubles):
 
-        async def garbage(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def garbage(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             return answer
 
         spy.decide = garbage
@@ -184,7 +172,7 @@ async def test_garbage_is_no_decision(answer: pb.DecideResponse) -> None:
 async def test_a_canary_that_is_nowhere_is_not_gone_to(backend: Any) -> None:
     async with stage() as (kong, spy, _, troubles):
 
-        async def decide(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def decide(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             decision = {"variant": policy_pb2.VARIANT_CANARY, "reason": policy_pb2.REASON_RULE}
             return _decision(**decision, version="v2", release_id="r", backend=backend)
 
@@ -198,7 +186,7 @@ async def test_a_canary_that_is_nowhere_is_not_gone_to(backend: Any) -> None:
 async def test_a_refusal_is_no_decision_until_the_policy_is_known() -> None:
     async with stage(is_mute=True) as (kong, spy, _, troubles):
 
-        async def refuse(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def refuse(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             raise Refusal(grpc.StatusCode.INTERNAL, "no")
 
         spy.decide = refuse
@@ -293,7 +281,7 @@ async def test_when_one_address_hangs_all_move_to_the_other_together() -> None:
         kong, troubles = await later.enter_async_context(context)
         await answered(kong, hanging, troubles)
 
-        async def never(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def never(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             await asyncio.Event().wait()
             raise AssertionError
 

@@ -13,8 +13,11 @@ from canary_plugin.config import read
 from canary_plugin.troubles import Troubles
 from hypothesis import given
 from hypothesis import strategies as st
-from integration.test_plugin_harness import KEY, PATIENT, SEED, Admin, Spy, stage, until
-from support.kong_side import GLOBAL_KEY, ROUTE_KEY, SERVICE, Event, Kong, PdkError
+from support.kong_side import GLOBAL_KEY, KEY, ROUTE_KEY, SERVICE, Event, Kong, PdkError
+from support.operators import Admin
+from support.plugin_stage import PATIENT, SEED, stage
+from support.spy import Spy
+from support.waiting import until
 
 Stage = tuple[Kong, Spy, Admin, Troubles]
 TEST_HEADER = {"x-canary-test": "true"}
@@ -454,8 +457,7 @@ async def test_an_anonymous_client_gets_a_sticky_cookie_once(staged: Stage) -> N
 
 async def test_the_cookie_is_as_configured(staged: Stage) -> None:
     kong, *_ = staged
-    config = {"cookie": "kanarie", "cookie_max_age_s": 0, "cookie_secure": True}
-    instance = await start(kong, **config)
+    instance = await start(kong, cookie="kanarie", cookie_max_age_s=0, cookie_secure=True)
     pair, attributes = cookie_of(await kong.access(instance, {"cookie": "canary_id=x"}))
     assert pair.startswith("kanarie=")
     assert attributes == ["Path=/", "Max-Age=0", "HttpOnly", "SameSite=Lax", "Secure"]

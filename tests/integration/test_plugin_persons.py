@@ -17,11 +17,14 @@ from canary_engine.model import Decision, Request
 from canary_plugin.deciders.breaker import MAX_FAILURES, PROBE_EVERY_S
 from canary_plugin.deciders.protocol import Decider, Projection, Question
 from canary_plugin.troubles import Troubles
-from integration.test_decision_service_process import PORTS, address_of, started
-from integration.test_plugin_harness import KEY, PATIENT, Admin, Spy, administering, stage, until
 from support import calls
 from support.deciders import deciders
-from support.kong_side import Kong
+from support.kong_side import KEY, Kong
+from support.operators import Admin, administering
+from support.plugin_stage import PATIENT, stage
+from support.service_process import PORTS, address_of, started
+from support.spy import Forward, Spy
+from support.waiting import until
 
 LISTED = [{"x-user-id": f"listed-{number}"} for number in range(20)]
 OTHERS = [{"x-user-id": f"other-{number}"} for number in range(20)]
@@ -117,7 +120,7 @@ async def test_listed_users_keep_their_variant_when_the_service_is_late() -> Non
     async with staged("remote") as (kong, spy, _, troubles, instance):
         assert await variants(kong, instance, LISTED + OTHERS) == AS_LISTED
 
-        async def never(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def never(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -131,7 +134,7 @@ async def test_a_person_is_wanted_until_there_is_a_valid_copy_and_told_where_one
     async with staged("remote") as (kong, spy, admin, _, instance):
         answers = []
 
-        async def noted(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def noted(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             answers.append(await forward(request))
             return answers[-1]
 
@@ -193,7 +196,7 @@ async def test_a_service_that_does_not_know_a_user_is_not_believed_where_the_gat
     async with staged("remote") as (kong, spy, _, troubles, instance):
         assert await variants(kong, instance, LISTED[:1]) == ["canary"]
 
-        async def degraded(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def degraded(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             answer: pb.DecideResponse = await forward(request)
             stable = (await forward(pb.DecideRequest(service_key=KEY))).decision
             answer.ClearField("person")
@@ -224,7 +227,7 @@ async def test_a_person_that_is_not_the_one_wanted_is_not_kept_and_costs_nothing
 ) -> None:
     async with staged("remote") as (kong, spy, _, troubles, instance):
 
-        async def spoiled(request: pb.DecideRequest, forward: Any) -> pb.DecideResponse:
+        async def spoiled(request: pb.DecideRequest, forward: Forward) -> pb.DecideResponse:
             answer: pb.DecideResponse = await forward(request)
             spoil(answer.person)
             return answer

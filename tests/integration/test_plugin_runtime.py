@@ -26,9 +26,10 @@ from canary_plugin.runtime.events import Events, wait
 from canary_plugin.runtime.instances import Instances
 from canary_plugin.runtime.server import MAX_MESSAGE, PluginServer
 from canary_plugin.troubles import Troubles
-from integration.test_plugin_harness import NOWHERE, SEED, plugin, until
 from support.kong_side import Connection, Event, Kong, PdkError, RpcError
-from support.service import serve_in_thread
+from support.plugin_stage import SEED, plugin
+from support.service import NOWHERE, serve_in_thread
+from support.waiting import until
 
 NO_INSTANCE = r"^no plugin instance"
 Access = Callable[[Any], None]
@@ -526,8 +527,8 @@ async def test_events_that_wait_do_not_hold_each_other_up() -> None:
         echo(kong)
 
     async with serving(access, spread=100) as served:
-        waiting = [served.begin(**{k.removeprefix("kong."): v for k, v in ECHO.items()})
-                   for _ in range(100)]  # fmt: skip
+        answers: dict[str, Any] = {k.removeprefix("kong."): v for k, v in ECHO.items()}
+        waiting = [served.begin(**answers) for _ in range(100)]
         await until(lambda: len(served.events) == 100)
         assert not any(task.done() for task in waiting)
         release.set()

@@ -15,8 +15,10 @@ from canary_plugin.deciders.protocol import Undecided
 from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import METHOD, DecideStream
 from canary_plugin.troubles import Troubles
-from integration.test_plugin_harness import NOWHERE, Spy, spying, until
-from integration.test_plugin_http2 import serving
+from support.raw_grpc import serving
+from support.service import NOWHERE
+from support.spy import Spy, spying
+from support.waiting import until
 
 Answers = list[Any]
 

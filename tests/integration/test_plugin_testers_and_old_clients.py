@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from canary_plugin.troubles import Troubles
-from integration.test_plugin_harness import KEY, NOWHERE, PATIENT, Admin, Spy, plugin, stage, until
-from support.kong_side import Kong
+from support.kong_side import KEY, Kong
+from support.operators import Admin
 from support.overrides import COOKIE, HEADER, key_file, token
+from support.plugin_stage import PATIENT, plugin, stage
+from support.service import NOWHERE
+from support.spy import Spy
+from support.waiting import until
 
 Stage = tuple[Kong, Spy, Admin, Troubles]
 ALICE = {"x-user-id": "alice"}

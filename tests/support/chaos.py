@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import re
@@ -208,10 +209,11 @@ async def until_asked(stack: Chaos, found: Load) -> None:
         decided = "canary_plugin_decisions_total{decider=remote"
         return sum(n for name, n in stack.plugin_samples().items() if name.startswith(decided))
 
-    before = await asyncio.to_thread(believed)
+    wanted = await asyncio.to_thread(believed) + len(found.users)
     async with asyncio.timeout(WITHIN_S):
-        while await asyncio.to_thread(believed) < before + len(found.users):
-            await found.more(1)
+        while (missing := wanted - await asyncio.to_thread(believed)) > 0:
+            # To ask the plugin server takes as long as some requests do.
+            await found.more(math.ceil(missing / 4))
 
 
 def kill(pid: int) -> None:
@@ -222,3 +224,11 @@ def kill(pid: int) -> None:
 def children(pid: int) -> list[int]:
     """Pids of a process's children."""
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, collected or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -1,12 +1,25 @@
-"""Decisions as golden cases write them."""
+"""The golden cases, read once, and decisions as they write them."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from canary_engine import parse
 from canary_engine.model import Decision, Deprecation
+
+FOLDER = Path(__file__).parents[1] / "data" / "golden"
+THEMES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "buckets")
+
+
+@cache
+def golden(name: str) -> dict[str, Any]:
+    """The file of that name."""
+    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    return loaded
 
 
 def decision_document(decision: Decision) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import msgpack
 
-WITHIN_S = 20.0
+from support.waiting import WITHIN_S
 
-SERVICE = {"id": "svc-id", "name": "yyc3-xy-api-service", "host": "yyc3-xy-api", "port": 1229}
+KEY = "yyc3-xy-api-service"
+"""The service key of what Kong routes to."""
+SERVICE = {"id": "svc-id", "name": KEY, "host": "yyc3-xy-api", "port": 1229}
 GLOBAL_KEY = "plugins:canary-release:::::ws"
 ROUTE_KEY = "plugins:canary-release:route-id::::ws"
 

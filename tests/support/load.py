@@ -1,25 +1,28 @@
 """Load through a gateway: clients that never stop, users with the version each of them must get.
 
-Every answer is looked at, none is asked for twice: each request has a connection of its own, so
-that not even the HTTP client repeats one behind our back.
+Every answer is looked at, none is asked for twice: a request whose connection is lost has failed,
+for not even the HTTP client repeats one behind our back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from http.client import HTTPException
 
-import aiohttp
+from support import waiting
+from support.http1 import Connection
 
 WITHIN_S = 20.0
 # Longer than Kong waits for a plugin server, so that a hang shows as what Kong makes of it.
 PATIENCE_S = 70.0
 LOOK_EVERY_S = 0.02
+REST_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,18 @@ class Load:
     """By user, the versions they got, each time another one than before."""
     slowest_s: float = 0.0
     began: int = 0
+    under_way: set[str] = field(default_factory=set)
+    """Users who have asked and wait."""
+
+    def ask(self, user: User) -> None:
+        """Take a request that begins into account."""
+        self.began += 1
+        self.under_way.add(user.name)
 
     def hear(self, answer: Answer) -> None:
         """Take an answer into account."""
         self.answered += 1
+        self.under_way.discard(answer.user.name)
         self.asked[answer.user.name] += 1
         self.by_why[answer.user.why] += 1
         self.slowest_s = max(self.slowest_s, answer.took_s)
@@ -106,11 +117,12 @@ class Load:
 
     async def round(self) -> None:
         """Wait until every user has asked anew and was answered."""
-        # A user has one client: the second answer from now on is to a request from now on.
-        wanted = {user.name: self.asked[user.name] + 2 for user in self.users}
+        # A user has one client: the answer after the one that is awaited is to a new request.
+        names = [user.name for user in self.users]
+        wanted = {name: self.asked[name] + 1 + (name in self.under_way) for name in names}
         await until(
             lambda: all(self.asked[name] >= wanted[name] for name in wanted),
-            "two answers to every user",
+            "an answer to every user",
         )
 
     def summary(self) -> str:
@@ -135,67 +147,58 @@ class Load:
 
 @asynccontextmanager
 async def load(
-    address: str, users: Sequence[User], *, clients: int = 8, rest_s: float = 0.0
+    address: str,
+    users: Sequence[User],
+    *,
+    clients: int = 8,
+    rest_s: float = REST_S,
+    is_kept: bool = True,
 ) -> AsyncIterator[Load]:
     """Clients that ask, each for users of its own in turn, while this is open.
 
     What one user gets is thus known in its order. After each answer a client rests for ``rest_s``:
-    traffic that goes on for minutes need not take all that the machine has.
+    what is being started meanwhile needs the machine too. A client keeps its connection, unless
+    told not to: a gateway that reloads may end it under the next request.
     """
     found = Load(users, clients)
     is_over = asyncio.Event()
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
-    ) as session:
 
-        async def ask(share: Sequence[User]) -> None:
+    async def ask(share: Sequence[User]) -> None:
+        with Connection(address, is_kept=is_kept) as connection:
             while not is_over.is_set():
                 for user in share:
                     if is_over.is_set():
                         return
-                    found.began += 1
-                    found.hear(await _ask(session, f"http://{address}{user.path}", user))
+                    found.ask(user)
+                    found.hear(await _ask(connection, user))
                     await asyncio.sleep(rest_s)
 
-        async with asyncio.TaskGroup() as group:
-            for client in range(clients):
-                group.create_task(ask(users[client::clients]))
-            try:
-                yield found
-            finally:
-                is_over.set()
+    async with asyncio.TaskGroup() as group:
+        for client in range(clients):
+            group.create_task(ask(users[client::clients]))
+        try:
+            yield found
+        finally:
+            is_over.set()
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, user: User) -> Answer:
+async def _ask(connection: Connection, user: User) -> Answer:
     began = time.monotonic()
     try:
-        async with session.get(url, headers=user.headers, allow_redirects=False) as answer:
-            status, version = answer.status, await _version(answer)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        async with asyncio.timeout(PATIENCE_S):
+            status, body = await connection.get(user.path, user.headers)
+        version = str(json.loads(body)["version"]) if status == 200 else body.decode()[:200]
+    except (HTTPException, OSError, EOFError, TimeoutError) as error:
         status, version = 0, f"{type(error).__name__}: {error}"
     return Answer(user=user, status=status, version=version, began=began, ended=time.monotonic())
 
 
-async def _version(answer: aiohttp.ClientResponse) -> str:
-    if answer.status != 200:
-        return (await answer.text())[:200]
-    body: dict[str, Any] = await answer.json()
-    return str(body["version"])
-
-
 async def until(
-    is_true: Callable[[], Any],
+    is_true: Callable[[], object],
     what: str,
     within_s: float = WITHIN_S,
     *,
     every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Wait for a condition, at which it looks so often. Raises AssertionError naming ``what``."""
-    try:
-        async with asyncio.timeout(within_s):
-            while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
-                await asyncio.sleep(every_s)
-    except TimeoutError:
-        raise AssertionError(f"not within {within_s:g} s: {what}") from None
+    """The same as elsewhere, with rarer looks: they leave the machine to the load."""
+    await waiting.until(is_true, what, within_s, every_s=every_s)

@@ -45,7 +45,7 @@ class RedisCluster:
         # The first slot of each keeper, as ``keeper`` has it.
         slots = [-(-at * REDIS_CLUSTER_HASH_SLOTS // MASTERS) for at in range(MASTERS + 1)]
         for at, server in enumerate(self.servers):
-            with Redis.from_url(server.tcp_url) as client:
+            with Redis.from_url(server.url) as client:
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", at + 1)
                 client.execute_command("CLUSTER ADDSLOTSRANGE", slots[at], slots[at + 1] - 1)
                 for other, bus in zip(self.servers[:at], self._buses, strict=False):
@@ -64,12 +64,12 @@ class RedisCluster:
         server = RedisServer(port=port, options=_clustered(bus))
         try:
             server.start()
-            with Redis.from_url(server.tcp_url) as client:
+            with Redis.from_url(server.url) as client:
                 # By each of them, for gossip takes seconds.
                 for known, its_bus in zip(self.servers, self._buses, strict=True):
                     client.execute_command("CLUSTER MEET", "127.0.0.1", known.port, its_bus)
                 wait_until(partial(_is_known, server, self.servers), _JOIN_S)
-                with Redis.from_url(self.keeper(key).tcp_url) as keeper:
+                with Redis.from_url(self.keeper(key).url) as keeper:
                     name = keeper.execute_command("CLUSTER MYID")
                 client.execute_command("CLUSTER REPLICATE", name)
                 wait_until(lambda: client.info("replication")["role"] == "slave", _JOIN_S)
@@ -83,18 +83,23 @@ class RedisCluster:
     def empty(self) -> None:
         """Forget everything that is kept."""
         for server in self.servers:
-            with Redis.from_url(server.tcp_url) as client:
+            with Redis.from_url(server.url) as client:
                 client.flushall()
 
 
 @contextmanager
-def running_cluster(*options: str, appendonly: bool = False) -> Iterator[RedisCluster]:
-    """A cluster that runs, and is gone with its directories afterwards."""
+def running_cluster(
+    *options: str, appendonly: bool = False, tls: bool = False
+) -> Iterator[RedisCluster]:
+    """A cluster that runs, and is gone with its directories afterwards; with ``tls``, whose
+    files are among the ``options``, its ports take nothing else.
+    """
     ports = free_ports(2 * MASTERS)
     with ExitStack() as stack:
         servers = []
         for port, bus in zip(ports[:MASTERS], ports[MASTERS:], strict=True):
-            clustered = (*_clustered(bus), *options)
+            secured = ("--port", "0", "--tls-port", str(port)) if tls else ()
+            clustered = (*_clustered(bus), *options, *secured)
             server = RedisServer(port=port, appendonly=appendonly, options=clustered)
             stack.callback(server.remove)
             server.start()
@@ -121,7 +126,7 @@ def free_ports(count: int) -> list[int]:
 
 def _is_known(newcomer: RedisServer, by: Sequence[RedisServer]) -> bool:
     for server in by:
-        with Redis.from_url(server.tcp_url) as client:
+        with Redis.from_url(server.url) as client:
             nodes = client.execute_command("CLUSTER NODES")
         found = nodes.get(f"127.0.0.1:{newcomer.port}")
         if found is None or "handshake" in found["flags"]:
@@ -131,7 +136,7 @@ def _is_known(newcomer: RedisServer, by: Sequence[RedisServer]) -> bool:
 
 def _is_well(server: RedisServer) -> bool:
     try:
-        with Redis.from_url(server.tcp_url) as client:
+        with Redis.from_url(server.url) as client:
             info = client.execute_command("CLUSTER INFO")
     except RedisError:
         return False

@@ -12,6 +12,8 @@ from decision_svc.app import Running, running
 from decision_svc.settings import Settings
 
 ANY_PORT = "127.0.0.1:0"
+# Nothing listens there, and connecting fails at once.
+NOWHERE = "unix:/nonexistent/decision-service"
 
 
 @asynccontextmanager

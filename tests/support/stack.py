@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -15,8 +16,11 @@ import yaml
 from dev_stack import stack as dev_stack
 from dev_stack.stack import CANARY, STABLE, Plan, Stack
 
+from support.http1 import Connection
+
 GATEWAY = os.environ.get("E2E_GATEWAY", "dev")
 ROOT = dev_stack.ROOT
+PATIENCE_S = 30.0
 PATH = "/api/v1/hello"
 
 # Which services there are besides the seed's, and what their plugins are told.
@@ -79,7 +83,7 @@ def declare(addresses: Mapping[str, str]) -> dict[str, Any]:
 def running_stack(**plan: Any) -> Iterator[Stack]:
     """A stack on free ports in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="canary-") as folder:
-        chosen = {"gateway": GATEWAY, "declare": declare, "persistent": True} | plan
+        chosen: dict[str, Any] = {"gateway": GATEWAY, "declare": declare, "persistent": True} | plan
         with Stack(Plan(run_dir=Path(folder), **chosen)) as stack:
             yield stack
 
@@ -89,6 +93,7 @@ class Client:
 
     def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
         self._session = session
+        self._address = address
         self._base = f"http://{address}"
 
     async def get(
@@ -120,8 +125,12 @@ class Client:
         found: dict[str, str] = {}
 
         async def ask() -> None:
-            for user in waiting:
-                found[user] = await self.version({"x-user-id": user})
+            with Connection(self._address) as connection:
+                for user in waiting:
+                    async with asyncio.timeout(PATIENCE_S):
+                        status, body = await connection.get(PATH, {"x-user-id": user})
+                    assert status == 200, body
+                    found[user] = str(json.loads(body)["version"])
 
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
@@ -133,7 +142,7 @@ class Client:
 async def client_of(stack: Stack) -> AsyncIterator[Client]:
     """A client without cookies or redirects, as a fresh browser each time."""
     connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout
     ) as session:

@@ -74,7 +74,7 @@ class traffic:  # noqa: N801 - reads as a word in a with statement
         self._loop.close()
 
     async def _ask(self) -> None:
-        async with load(self._address, USERS, clients=2):
+        async with load(self._address, USERS, clients=2, rest_s=0.05):
             await self._over.wait()
 
 

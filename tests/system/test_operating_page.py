@@ -56,7 +56,7 @@ def bash(script: str, folder: Path, environment: Mapping[str, str]) -> str:
     with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-x", "-c", script],
         cwd=folder,
-        env=os.environ | {"PATH": path, "HOME": str(folder), "PYTHONPATH": ""} | environment,
+        env=os.environ | {"PATH": path, "HOME": str(folder), "PYTHONPATH": "", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

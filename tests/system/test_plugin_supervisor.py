@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import pytest
 from canary_plugin.supervisor import FREE_DEATHS, pause_s
 from decision_svc.app import Running
 from dev_stack.processes import Process
+from support.chaos import is_gone
 from support.kong_side import Kong, RpcError
 from support.service import serve_in_thread
+from support.waiting import until
 
 WITHIN_S = 30.0
 TESTER = {"x-canary-test": "true"}
@@ -67,6 +70,10 @@ class Server(Process):
         """Pid of every worker that has got ready, in that order."""
         return [int(pid) for pid in re.findall(r" worker=(\d+)", self.output())]
 
+    async def has_workers(self, count: int) -> None:
+        """Wait until so many workers have got ready."""
+        await until(lambda: len(self.workers) >= count)
+
     def metrics(self) -> str:
         """What Prometheus reads."""
         address = re.findall(r"metrics=(\S+)", self.output())[-1]
@@ -106,12 +113,16 @@ class Load:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        answered = self.answered
-        await until(lambda: self.answered > answered + CLIENTS)
+        await self.goes_on()
         self._is_over = True
         await self._tasks.__aexit__(None, None, None)
         await self._kong.__aexit__()
         assert self.wrong == []
+
+    async def goes_on(self) -> None:
+        """Wait until every client has been answered anew."""
+        answered = self.answered
+        await until(lambda: self.answered > answered + CLIENTS)
 
     async def _ask(self) -> None:
         while not self._is_over:
@@ -143,30 +154,15 @@ class Load:
             self.cut += 1
 
 
-async def until(is_true: Callable[[], Any]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(WITHIN_S):
-        while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
-            await asyncio.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, collected or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 async def test_twenty_killed_workers_cost_only_the_calls_they_had(
     folder: Path, service: Running
 ) -> None:
     async with serving(folder, service) as server, Load(server.socket) as load:
         for round_ in range(1, 21):
-            cut, answered = load.cut, load.answered
+            cut = load.cut
             os.kill(server.workers[-1], signal.SIGKILL)
-            await until(lambda round_=round_: len(server.workers) > round_)
-            await until(lambda answered=answered: load.answered > answered + CLIENTS)
+            await server.has_workers(round_ + 1)
+            await load.goes_on()
             assert load.cut - cut <= CLIENTS
         assert load.cut > 0
         assert "canary_plugin_worker_restarts_total 20.0" in await asyncio.to_thread(server.metrics)
@@ -180,10 +176,9 @@ async def test_an_upgrade_fails_no_event_and_restarts_no_instance(
         for round_ in range(1, 6):
             old = server.workers[-1]
             server.signal(signal.SIGHUP)
-            await until(lambda round_=round_: len(server.workers) > round_)
-            await until(lambda old=old: is_gone(old))
-            answered = load.answered
-            await until(lambda answered=answered: load.answered > answered + CLIENTS)
+            await server.has_workers(round_ + 1)
+            await until(partial(is_gone, old))
+            await load.goes_on()
         assert (load.cut, load.restarted) == (0, restarted)
 
 

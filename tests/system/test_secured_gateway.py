@@ -134,7 +134,7 @@ class Secured(Stack):
             try:
                 admin("WhoAmI")
             except grpc.RpcError as error:
-                return error.code() is not grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+                return error.code() is not grpc.StatusCode.UNAUTHENTICATED
         return True
 
     def counted(self, name: str, label: str) -> Counter[str]:

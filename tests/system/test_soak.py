@@ -71,7 +71,7 @@ async def test_memory_connections_and_instances_stay_bounded_while_the_gateway_r
     stack: Chaos, users: list[User]
 ) -> None:
     looks: list[Look] = []
-    async with load(stack.gateway.address, users) as found:
+    async with load(stack.gateway.address, users, rest_s=0, is_kept=False) as found:
         began = time.monotonic()
         for reloads in range(int(SOAK_S / RELOAD_EVERY_S)):
             looks.append(look(stack, time.monotonic() - began, reloads, found.answered))

@@ -160,7 +160,8 @@ def environment(name: str) -> dict[str, str]:
         if line.startswith("ENV ")
         for setting in line.removeprefix("ENV ").split()
     )
-    return image | services()[name].get("environment", {})
+    composed: dict[str, str] = services()[name].get("environment", {})
+    return image | composed
 
 
 def settings(command: click.Command) -> dict[str, click.Option]:

@@ -299,10 +299,14 @@ async def test_a_lease_that_another_holds_is_not_ours() -> None:
 # The end of a release
 
 
-def noted(**rates: float) -> ReleaseRecord:
+def noted(*, canary: float, control: float) -> ReleaseRecord:
     """A record with one point, at these error rates."""
-    sides = {side: MetricSnapshot(errors=Errors(rate=rate)) for side, rate in rates.items()}
-    point = Point(at=NOW, weight=5_000, **sides)
+    point = Point(
+        at=NOW,
+        weight=5_000,
+        canary=MetricSnapshot(errors=Errors(rate=canary)),
+        control=MetricSnapshot(errors=Errors(rate=control)),
+    )
     return ReleaseRecord(service_key="shop", release_id="r1", points=(point,))
 
 

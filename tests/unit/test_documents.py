@@ -13,6 +13,16 @@ from canary_documents import DocumentError, enum_word, to_document, to_message, 
 from google.protobuf.message import Message
 
 STATUSES = "in-progress, paused, completed, rolled-back, abandoned"
+NO_TIMES: list[Any] = [
+    "soon",
+    "2026-01-31",
+    "2026-01-31T12:00:00",
+    "2026-13-31T12:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    5,
+    [],
+    date(2026, 1, 31),
+]
 
 
 def complaints(document: Any, cls: type[Message] = pb.Policy) -> list[str]:
@@ -265,16 +275,7 @@ def test_a_tuple_is_a_list_too() -> None:
                 {"release": {"ended_at": value}},
                 f"release.ended_at: {value!r} is no time; write it like 2026-01-31T12:00:00Z",
             )
-            for value in (
-                "soon",
-                "2026-01-31",
-                "2026-01-31T12:00:00",
-                "2026-13-31T12:00:00Z",
-                "0001-01-01T00:00:00+14:00",
-                5,
-                [],
-                date(2026, 1, 31),
-            )
+            for value in NO_TIMES
         ],
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 
 def told(before: Any, after: Any) -> list[tuple[str, str, str]]:
-    return [tuple(difference) for difference in differences(before, after)]
+    return [(path, old, new) for path, old, new in differences(before, after)]
 
 
 @pytest.mark.parametrize(

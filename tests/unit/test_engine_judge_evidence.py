@@ -362,10 +362,12 @@ def test_where_the_canary_is_proven_worse_the_bounds_say_so_too() -> None:
     evidence = begin()
     while ground(measures()[0], track(evidence, Subject.ERRORS)) is not Ground.WORSE:
         start_s = 0 if evidence.until_s is None else evidence.until_s + 10
-        sides = {"canary": failing(100, 2), "control": failing(400, 4)}
-        evidence = add(evidence, Slot(start_s=start_s, **sides))
+        slot = Slot(start_s=start_s, canary=failing(100, 2), control=failing(400, 4))
+        evidence = add(evidence, slot)
     found = compared(evidence)[0]
     assert found.least is not None
+    assert found.risk is not None
+    assert found.most is not None
     assert 1 <= found.least < found.risk < found.most
 
 

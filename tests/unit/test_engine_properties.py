@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -128,7 +129,7 @@ def rules(draw: st.DrawFn) -> Rule:
         case Source.CONSUMER:
             values = consumers
     way = draw(one_of(*ways))
-    given_by = {
+    given_by: dict[str, st.SearchStrategy[Any]] = {
         "exact": values,
         "one_of": texts(values, 1),
         "pattern": patterns,
@@ -144,15 +145,17 @@ rule_lists = st.lists(rules(), max_size=4).map(
     lambda found: tuple(replace(rule, name=f"rule {n}") for n, rule in enumerate(found))
 )
 
+
+def since_or_between(ends: tuple[datetime | None, datetime | None]) -> Registered:
+    one, other = ends
+    if one and other and one != other:
+        return Registered(start=min(one, other), end=max(one, other))
+    return Registered(start=one or other)
+
+
 registered = st.builds(Registered, last_days=st.sampled_from([1, 7, 36_500])) | st.tuples(
     maybe_time, maybe_time
-).filter(any).map(
-    lambda ends: (
-        Registered(start=min(ends), end=max(ends))
-        if all(ends) and ends[0] != ends[1]
-        else Registered(start=ends[0] or ends[1])
-    )
-)
+).filter(any).map(since_or_between)
 
 criteria = st.builds(
     Criteria,
@@ -375,7 +378,7 @@ def test_raising_the_shares_of_segments_or_flags_only_adds(
 
 
 KEYS = 200_000
-KINDS = {
+KINDS: dict[str, Callable[[int], str]] = {
     "counted": "user-{}".format,
     "random": lambda n: sha256(str(n).encode()).hexdigest()[:32],
 }
@@ -455,8 +458,8 @@ def test_the_order_of_headers_and_cookies_does_not_matter(
 ) -> None:
     other = replace(
         request,
-        headers=dict(reversed(request.headers.items())),
-        cookies=dict(reversed(request.cookies.items())),
+        headers=dict(reversed([*request.headers.items()])),
+        cookies=dict(reversed([*request.cookies.items()])),
     )
     assert decided(policy, other, person) == decided(policy, request, person)
 

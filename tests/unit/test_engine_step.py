@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from canary_engine import release
+from canary_engine.judge.verdict import Verdict
 from canary_engine.model import (
     BUCKETS,
     Policy,
@@ -34,7 +36,6 @@ from canary_engine.step import (
     Do,
     Look,
     NoPlan,
-    Verdict,
     current_step,
     next_weight,
     step,
@@ -83,7 +84,7 @@ def in_state(state: State, share: int = 5_000, plan: Plan = PLAN) -> Policy:
     return found if move is None else release.BY_MOVE[move](found, START)
 
 
-def having(found: Policy, **fields: object) -> Policy:
+def having(found: Policy, **fields: Any) -> Policy:
     return replace(found, release=replace(the_release(found), **fields))
 
 

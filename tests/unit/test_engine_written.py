@@ -26,7 +26,9 @@ items = st.fixed_dictionaries(
         "unknown": st.just("field"),
     },
 )
-versions = st.lists(st.one_of(items, st.sampled_from([None, "text", []])), max_size=6)
+versions: st.SearchStrategy[list[Any]] = st.lists(
+    st.one_of(items, st.sampled_from([None, "text", []])), max_size=6
+)
 some = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from canary_engine.copies import Known, ways_of
 from canary_engine.errors import CanaryError
@@ -59,7 +60,11 @@ async def test_a_person_is_asked_for_once_until_the_service_says_otherwise() -> 
     assert persons.copy(SHOP, "ann") == STAFF
     persons.outdate(["bob"])
     assert persons.at_once(SHOP, "ann") == STAFF
-    for outdate in (lambda: persons.outdate(["ann"]), persons.outdate_all):
+    by_name_and_all: tuple[Callable[[], None], ...] = (
+        lambda: persons.outdate(["ann"]),
+        persons.outdate_all,
+    )
+    for outdate in by_name_and_all:
         outdate()
         assert persons.copy(SHOP, "ann") is None
         await persons.read(SHOP, "ann", 20)

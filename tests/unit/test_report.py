@@ -127,7 +127,7 @@ def test_a_promoted_release_says_so() -> None:
 def test_a_release_that_goes_on_says_what_it_waits_for() -> None:
     story = rolled_back()
     assert story.release is not None
-    going = replace(story.release, status="in-progress", ended_at=None, share=15_000)
+    going = replace(story.release, status=ReleaseStatus.IN_PROGRESS, ended_at=None, share=15_000)
     record = replace(story.record, waits_for="approval by somebody", findings=())
     told = as_markdown(replace(story, policy=replace(story.policy, release=going), record=record))
     assert "The release of 2.0.0 is in progress. What it waits for: approval by somebody." in told

@@ -25,7 +25,7 @@ class Health:
 
 @asynccontextmanager
 async def serving_health(address: str) -> AsyncIterator[Health]:
-    """A server that answers while this is open; "" for none."""
+    """A server that answers while this is open, not serving until told so; "" for none."""
     healths = health.aio.HealthServicer()
     if not address:
         yield Health(healths, "")
@@ -36,9 +36,12 @@ async def serving_health(address: str) -> AsyncIterator[Health]:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise BadSettings(f"--health-listen: cannot listen on {address}") from error
-    await server.start()
     host = address.rpartition(":")[0]
+    told = Health(healths, address if address.startswith("unix:") else f"{host}:{port}")
+    # The servicer says SERVING by itself, before anybody has told it anything.
+    await told.tell(is_well=False)
+    await server.start()
     try:
-        yield Health(healths, address if address.startswith("unix:") else f"{host}:{port}")
+        yield told
     finally:
         await server.stop(0)

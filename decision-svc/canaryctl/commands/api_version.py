@@ -7,7 +7,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.errors import Refusal
 from canaryctl.options import Noun, reads, writes
 from canaryctl.session import Session
@@ -29,7 +29,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "api_versions": render.documents(policy.compatibility.api_versions),
     }
-    session.show(document, lambda: [tables.api_versions(policy)])
+    session.show(document, lambda: [policy_tables.api_versions(policy)])
 
 
 @api_version.command("put")

@@ -7,7 +7,7 @@ from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, policy_tables, render
 from canaryctl.options import Verb, reads
 from canaryctl.session import Session
 from canaryctl.values import HEADER, MOMENT, SETTING, joined
@@ -54,7 +54,7 @@ def explain(
 
 
 def _page(answer: admin_pb2.ExplainResponse) -> list[str]:
-    page = [render.cell(tables.verdict(answer.decision, answer.stages))]
+    page = [render.cell(answer_tables.verdict(answer.decision, answer.stages))]
     if answer.decision.HasField("deprecation"):
-        page.append(render.cell(tables.deprecation(answer.decision.deprecation)))
-    return [*page, tables.stages(answer.stages), f"in force: {render.cell(answer.in_force)}"]
+        page.append(render.cell(policy_tables.deprecation(answer.decision.deprecation)))
+    return [*page, answer_tables.stages(answer.stages), f"in force: {render.cell(answer.in_force)}"]

@@ -6,7 +6,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.files import read_one
 from canaryctl.options import Noun, file_option, reads, writes
 from canaryctl.session import Session
@@ -28,7 +28,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "flags": render.documents(policy.flags),
     }
-    session.show(document, lambda: [tables.flags(policy)])
+    session.show(document, lambda: [policy_tables.flags(policy)])
 
 
 @flag.command("put")

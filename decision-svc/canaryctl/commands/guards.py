@@ -6,7 +6,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.errors import Refusal
 from canaryctl.files import read_one
 from canaryctl.options import Noun, Verb, file_option, reads, writes
@@ -41,7 +41,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "guards": render.document(policy.guards),
     }
-    session.show(document, lambda: [tables.guards(policy), tables.freezes(policy)])
+    session.show(document, lambda: [policy_tables.guards(policy), policy_tables.freezes(policy)])
 
 
 @guards.command("set")
@@ -89,7 +89,7 @@ def list_freezes(session: Session, service: str) -> None:
         "revision": policy.revision,
         "freezes": render.documents(policy.guards.freezes),
     }
-    session.show(document, lambda: [tables.freezes(policy)])
+    session.show(document, lambda: [policy_tables.freezes(policy)])
 
 
 @freeze.command("add")
@@ -173,7 +173,7 @@ def list_approvals(session: Session, service: str) -> None:
         "revision": policy.revision,
         "approvals": render.documents(policy.approvals),
     }
-    session.show(document, lambda: [tables.approvals(policy)])
+    session.show(document, lambda: [policy_tables.approvals(policy)])
 
 
 @approvals.command("withdraw")

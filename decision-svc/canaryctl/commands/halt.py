@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 from canary.admin.v1 import admin_pb2
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, render
 from canaryctl.errors import Refusal
 from canaryctl.options import Verb, expected_revision_option, reason_option, service_keys
 from canaryctl.session import Session
@@ -51,7 +51,7 @@ def halt(
 def _halt_all(session: Session, reason: str) -> None:
     request = admin_pb2.HaltAllRequest(actor=session.actor, reason=reason)
     found = session.call(session.admin.HaltAll, request).services
-    session.show({"services": render.documents(found)}, lambda: [tables.halted(found)])
+    session.show({"services": render.documents(found)}, lambda: [answer_tables.halted(found)])
     troubled = [halted.service_key for halted in found if halted.trouble]
     if troubled:
         raise _not_all(troubled, len(found))

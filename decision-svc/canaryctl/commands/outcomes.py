@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from canary.admin.v1 import admin_pb2
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, render
 from canaryctl.options import Verb, reads
 from canaryctl.session import Session
 
@@ -35,5 +35,5 @@ def outcomes(session: Session, service: str, window_s: int) -> None:
             "window_s": window_s,
             "outcomes": render.documents(found),
         },
-        lambda: [tables.outcomes(service, window_s, found)],
+        lambda: [answer_tables.outcomes(service, window_s, found)],
     )

@@ -6,7 +6,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.options import Noun, reads, writes
 from canaryctl.session import Session
 from canaryctl.signing_key import write_key
@@ -106,7 +106,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "overrides": render.document(policy.overrides),
     }
-    session.show(document, lambda: [tables.overrides(policy), tables.revoked(policy)])
+    session.show(document, lambda: [policy_tables.overrides(policy), policy_tables.revoked(policy)])
 
 
 @override.command("keygen")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from canary.admin.v1 import admin_pb2
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, policy_tables, render
 from canaryctl.options import Noun, Verb, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import REVISION
@@ -22,7 +22,7 @@ def policy() -> None:
 def show(session: Session, service: str, revision: int | None) -> None:
     """Show the stored policy whole."""
     found = session.policy(service, revision or 0)
-    session.show({"policy": render.document(found)}, lambda: tables.policy_page(found))
+    session.show({"policy": render.document(found)}, lambda: policy_tables.policy_page(found))
 
 
 @policy.command("revert")
@@ -46,7 +46,7 @@ def effective(session: Session, service: str) -> None:
     answer = session.call(session.admin.GetEffectivePolicy, request)
     session.show(
         {"policies": render.documents(answer.policies)},
-        lambda: [tables.effective([(service, answer)])],
+        lambda: [answer_tables.effective([(service, answer)])],
     )
 
 
@@ -60,4 +60,4 @@ def history(session: Session, service: str, limit: int, before: int | None) -> N
         service_key=service, before_revision=before or 0, limit=limit
     )
     changes = session.call(session.admin.ListChanges, request).changes
-    session.show({"changes": render.documents(changes)}, lambda: [tables.history(changes)])
+    session.show({"changes": render.documents(changes)}, lambda: [answer_tables.history(changes)])

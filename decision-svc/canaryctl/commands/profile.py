@@ -7,7 +7,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, render
 from canaryctl.files import read_one
 from canaryctl.options import Noun, file_option, reason_option
 from canaryctl.session import Session
@@ -26,7 +26,7 @@ def get(session: Session, user: str) -> None:
     """Show a user's profile."""
     request = admin_pb2.GetProfileRequest(user=user)
     found = session.call(session.admin.GetProfile, request).profile
-    session.show({"profile": render.document(found)}, lambda: [tables.profile(found)])
+    session.show({"profile": render.document(found)}, lambda: [answer_tables.profile(found)])
 
 
 @profile.command("put")

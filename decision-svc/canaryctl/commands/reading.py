@@ -9,7 +9,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 from google.protobuf.message import Message
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.errors import Misuse
 from canaryctl.files import read_one
 from canaryctl.options import Noun, file_option, reads, writes
@@ -45,7 +45,7 @@ def _document(policy: policy_pb2.Policy, noun: str) -> dict[str, Any]:
 def show_bucketing(session: Session, service: str) -> None:
     """Show how hash keys are found."""
     policy = session.policy(service)
-    session.show(_document(policy, "bucketing"), lambda: [tables.bucketing(policy)])
+    session.show(_document(policy, "bucketing"), lambda: [policy_tables.bucketing(policy)])
 
 
 @identity.command("show")
@@ -53,7 +53,7 @@ def show_bucketing(session: Session, service: str) -> None:
 def show_identity(session: Session, service: str) -> None:
     """Show how users are recognised."""
     policy = session.policy(service)
-    session.show(_document(policy, "identity"), lambda: [tables.identity(policy)])
+    session.show(_document(policy, "identity"), lambda: [policy_tables.identity(policy)])
 
 
 @compatibility.command("show")
@@ -63,7 +63,7 @@ def show_compatibility(session: Session, service: str) -> None:
     policy = session.policy(service)
     session.show(
         _document(policy, "compatibility"),
-        lambda: [tables.compatibility(policy), tables.api_versions(policy)],
+        lambda: [policy_tables.compatibility(policy), policy_tables.api_versions(policy)],
     )
 
 

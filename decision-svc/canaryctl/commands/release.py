@@ -8,7 +8,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, policy_tables, render
 from canaryctl.options import Command, Noun, Verb, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import DURATION, PERCENTAGE, choice, value_of
@@ -30,7 +30,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "release": found,
     }
-    session.show(document, lambda: [tables.release(policy)])
+    session.show(document, lambda: [policy_tables.release(policy)])
 
 
 @release.command("exposure")
@@ -49,7 +49,7 @@ def exposure(session: Session, service: str, release_id: str, with_users: bool) 
             "release_id": answer.release_id,
             "exposures": [_exposure(found) for found in answer.exposures],
         },
-        lambda: tables.exposure(answer),
+        lambda: answer_tables.exposure(answer),
     )
 
 

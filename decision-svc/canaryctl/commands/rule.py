@@ -6,7 +6,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.files import read_many
 from canaryctl.options import Noun, file_option, reads, writes
 from canaryctl.session import Session
@@ -28,7 +28,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "rules": render.documents(policy.rules),
     }
-    session.show(document, lambda: [tables.rules(policy)])
+    session.show(document, lambda: [policy_tables.rules(policy)])
 
 
 @rule.command("set")

@@ -8,7 +8,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.files import parsed, read_many
 from canaryctl.options import Noun, file_option, reads, writes
 from canaryctl.session import Session
@@ -30,7 +30,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "segments": render.documents(policy.segments),
     }
-    session.show(document, lambda: [tables.segments(policy)])
+    session.show(document, lambda: [policy_tables.segments(policy)])
 
 
 @segment.command("defaults")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from canary.admin.v1 import admin_pb2
 
-from canaryctl import render, tables
+from canaryctl import answer_tables, render
 from canaryctl.errors import Misuse
 from canaryctl.files import read_policies
 from canaryctl.options import Noun, file_option, reads, writes
@@ -49,7 +49,7 @@ def show(session: Session, service: str) -> None:
     """Show how the shadow's decisions differ from those in force."""
     request = admin_pb2.GetShadowRequest(service_key=service)
     answer = session.call(session.admin.GetShadow, request)
-    session.show(render.document(answer), lambda: [tables.shadow(answer)])
+    session.show(render.document(answer), lambda: [answer_tables.shadow(answer)])
 
 
 @shadow.command("remove")

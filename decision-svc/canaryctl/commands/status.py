@@ -14,7 +14,7 @@ from canary.record.v1 import record_pb2
 from canary_engine import parse
 from canary_engine.guards import is_frozen
 
-from canaryctl import progress, render, tables
+from canaryctl import answer_tables, policy_tables, progress, render
 from canaryctl.errors import NEXT_STEPS, Refusal
 from canaryctl.options import Verb, service_keys
 from canaryctl.session import Session
@@ -66,7 +66,7 @@ def status(session: Session, service: str | None) -> None:
 def baselines(session: Session, service: str | None) -> None:
     """List the baselines that the gateways in contact declare."""
     found = _baselines(session, service)
-    session.show({"baselines": render.documents(found)}, lambda: [tables.baselines(found)])
+    session.show({"baselines": render.documents(found)}, lambda: [answer_tables.baselines(found)])
 
 
 def _summaries(session: Session, service: str | None) -> dict[str, admin_pb2.ServiceSummary]:
@@ -114,7 +114,7 @@ def _document(known: Known, now: datetime) -> dict[str, Any]:
     policies = [
         {
             **{name: value for name, value in render.document(entry).items() if name != "policy"},
-            "decides_by": tables.decides_by(entry.policy),
+            "decides_by": policy_tables.decides_by(entry.policy),
         }
         for entry in known.effective.policies
     ]
@@ -137,8 +137,8 @@ def _page(found: list[Known], now: datetime, *, is_one: bool) -> list[str]:
         return ["no services yet; register a version first: canaryctl version register --help"]
     summaries = [known.summary for known in found if known.summary is not None]
     page = [
-        tables.services(summaries) if summaries else "no policy is stored",
-        tables.effective((known.service_key, known.effective) for known in found),
+        answer_tables.services(summaries) if summaries else "no policy is stored",
+        answer_tables.effective((known.service_key, known.effective) for known in found),
     ]
     planned = [known for known in found if progress.is_planned(known.policy)]
     if planned:
@@ -160,9 +160,9 @@ def _notes(known: Known, now: datetime) -> Iterator[str]:
         until = f"until {freeze.end} {freeze.time_zone}{why}"
         yield render.cell(f"{key}: frozen by {freeze.name} {until}: nothing is started or raised")
     if policy.guards.HasField("approvals"):
-        yield f"{key}: {render.cell(tables.guards(policy))}"
+        yield f"{key}: {render.cell(policy_tables.guards(policy))}"
     for approval in _usable(policy, now):
-        yield render.cell(f"{key}: {tables.unused(approval)}")
+        yield render.cell(f"{key}: {policy_tables.unused(approval)}")
     for version in _deprecated(policy):
         at = version.HasField("sunset_date")
         sunset = f", sunset {render.moment(version.sunset_date)}" if at else ""
@@ -175,16 +175,16 @@ def _rules_now(known: Known) -> Iterator[str]:
         where = render.listed(entry.gateways) or "any gateway without a baseline"
         which = "the gateway's baseline" if entry.is_baseline else "the stored policy"
         yield render.cell(f"in force at {where}: {which}, because {entry.why}")
-        yield tables.rules(entry.policy)
+        yield policy_tables.rules(entry.policy)
         if _has_any(entry.policy.whitelist):
-            yield tables.whitelist(entry.policy)
+            yield policy_tables.whitelist(entry.policy)
         if entry.policy.segments:
-            yield tables.segments(entry.policy)
+            yield policy_tables.segments(entry.policy)
         if entry.policy.flags:
-            yield tables.flags(entry.policy)
+            yield policy_tables.flags(entry.policy)
         ruled_over = [b for b in known.baselines if b.baseline.hash == entry.baseline_hash]
         for declared in ruled_over if not entry.is_baseline else ():
-            by = tables.decides_by(declared.baseline.policy)
+            by = policy_tables.decides_by(declared.baseline.policy)
             yield render.cell(f"not in force at {where}: the gateway's baseline: {by}")
 
 

@@ -7,7 +7,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.options import Noun, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import MOMENT, choice, value_of
@@ -28,7 +28,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "versions": render.documents(policy.versions),
     }
-    session.show(document, lambda: [tables.versions(policy)])
+    session.show(document, lambda: [policy_tables.versions(policy)])
 
 
 @version.command("register")

@@ -10,7 +10,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render, tables
+from canaryctl import policy_tables, render
 from canaryctl.files import read_one
 from canaryctl.options import Command, Noun, file_option, reads, writes
 from canaryctl.session import Session
@@ -59,7 +59,7 @@ def show(session: Session, service: str) -> None:
         "revision": policy.revision,
         "whitelist": render.document(policy.whitelist),
     }
-    session.show(document, lambda: [tables.whitelist(policy)])
+    session.show(document, lambda: [policy_tables.whitelist(policy)])
 
 
 @whitelist.command("set")

@@ -1,62 +1,22 @@
-"""What the plugin's integration tests share: the plugin server, a spy in front of the service."""
+"""A spy in front of a decision service: sees what leaves the gateway, and can misbehave."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, Self
 
 import grpc
-import yaml
-from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
-from canary.policy.v1 import policy_pb2
-from canary_documents import to_message
-from canary_plugin.app import Settings, running
-from canary_plugin.troubles import Troubles
-from decision_svc.app import Running
-from support.kong_side import SERVICE, Kong
-from support.service import running_service
 
-WITHIN_S = 20.0
-KEY = str(SERVICE["name"])
-DATA = Path(__file__).parents[1] / "data"
-SEED: dict[str, Any] = yaml.safe_load((DATA / "seed-plugin.yml").read_text())["plugins"][0][
-    "config"
-]
-# Wide enough for a slow machine where the deadline is not what is tested.
-PATIENT = {"deadline_ms": 10_000}
-PATIENT_SERVICE = {"person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
-# For a service that is not there, or tells no policies: nothing is worth waiting for.
-QUICK = {"warm_up_s": 0.05}
-# Nothing listens there, and connecting fails at once.
-NOWHERE = "unix:/nonexistent/decision-service"
+from support.kong_side import KEY
+from support.waiting import WITHIN_S, until
 
 Forward = Callable[[pb.DecideRequest], Awaitable[pb.DecideResponse]]
 Decide = Callable[[pb.DecideRequest, Forward], Awaitable[pb.DecideResponse]]
-
-
-async def until(is_true: Callable[[], Any], what: str = "") -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(WITHIN_S):
-        while not is_true():  # noqa: ASYNC110 - the condition may be anybody's
-            await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def plugin(
-    *addresses: str, spread: int = 1, **settings: Any
-) -> AsyncIterator[tuple[Kong, Troubles]]:
-    """The real plugin server, and a Kong in front of it."""
-    with tempfile.TemporaryDirectory(prefix="kong-") as directory:
-        path = f"{directory}/plugin.sock"
-        chosen = Settings(socket=path, decision_service=addresses, gateway="test", **settings)
-        async with running(chosen) as troubles, Kong(path, spread=spread) as kong:
-            yield kong, troubles
+NEWEST = 1 << 40
 
 
 async def _at_once() -> None:
@@ -69,9 +29,6 @@ class Refusal(Exception):  # noqa: N818 - an answer that the spy gives
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         self.code, self.text = code, text
         super().__init__(text)
-
-
-NEWEST = 1 << 40
 
 
 class Spy(decision_pb2_grpc.DecisionServiceServicer):
@@ -113,7 +70,12 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         """Be gone."""
         await self._server.stop(0)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
         await self._channel.close()
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:  # noqa: N802
@@ -212,103 +174,5 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
 @asynccontextmanager
 async def spying(real: str) -> AsyncIterator[tuple[Spy, str]]:
     """A spy and its address."""
-    spy = Spy(real)
-    await spy.start()
-    try:
+    async with Spy(real) as spy:
         yield spy, spy.address
-    finally:
-        await spy.stop()
-        await spy.close()
-
-
-class Admin:
-    """An operator: changes the policy of one service key."""
-
-    def __init__(self, address: str, service_key: str = KEY) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
-        self._stub = admin_pb2_grpc.AdminServiceStub(self._channel)
-        self._change = {"service_key": service_key, "actor": "kim", "reason": "a test"}
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def do(self, method: str, **fields: Any) -> None:
-        """One admin call; the fields as a document."""
-        message = to_message(
-            {"change": self._change, **fields}, getattr(admin_pb2, f"{method}Request")
-        )
-        await getattr(self._stub, method)(message, timeout=WITHIN_S)
-
-    async def policy(self) -> policy_pb2.Policy:
-        """The stored policy."""
-        request = admin_pb2.GetPolicyRequest(service_key=KEY)
-        return (await self._stub.GetPolicy(request, timeout=WITHIN_S)).policy
-
-    async def profile(self, user: str, **fields: Any) -> None:
-        """Put a user's profile."""
-        document = {"profile": {"user": user, **fields}, "actor": "kim", "reason": "a test"}
-        message = to_message(document, admin_pb2.PutProfileRequest)
-        await self._stub.PutProfile(message, timeout=WITHIN_S)
-
-    async def revision(self) -> int:
-        """The revision of the stored policy."""
-        request = admin_pb2.GetPolicyRequest(service_key=self._change["service_key"])
-        response = await self._stub.GetPolicy(request, timeout=WITHIN_S)
-        return int(response.policy.revision)
-
-    async def baselines(self) -> list[policy_pb2.Policy]:
-        """The baselines of the gateways in contact."""
-        request = admin_pb2.ListBaselinesRequest()
-        response = await self._stub.ListBaselines(request, timeout=WITHIN_S)
-        return [b.baseline.policy for b in response.baselines]
-
-    async def release(
-        self, percentage: float, backend: Any = None, stable_backend: Any = None
-    ) -> None:
-        """Register v1 as stable and v2 as canary, and release v2."""
-        stable = {"version": "v1", "status": "stable", "backend": stable_backend or {}}
-        canary = {"version": "v2", "backend": backend or {"upstream": "v2-upstream"}}
-        await self.do("RegisterVersion", version=stable)
-        await self.do("RegisterVersion", version=canary)
-        await self.do("StartRelease", version="v2", percentage=percentage, salt="salt")
-
-
-@asynccontextmanager
-async def administering(service: Running) -> AsyncIterator[Admin]:
-    """An operator at a service."""
-    admin = Admin(service.admin_address)
-    try:
-        yield admin
-    finally:
-        await admin.close()
-
-
-@asynccontextmanager
-async def stage(
-    *, spread: int = 1, is_mute: bool = False, override_key: str = "", **settings: Any
-) -> AsyncIterator[tuple[Kong, Spy, Admin, Troubles]]:
-    """Kong, plugin server, spy, real decision service; ``is_mute``: no policy is ever told."""
-    async with AsyncExitStack() as later:
-        service = await later.enter_async_context(
-            running_service(override_key=override_key, **PATIENT_SERVICE)
-        )
-        spy, address = await later.enter_async_context(spying(service.decision_address))
-        admin = await later.enter_async_context(administering(service))
-        if is_mute:
-            spy.is_mute = True
-            settings = QUICK | settings
-        kong, troubles = await later.enter_async_context(plugin(address, spread=spread, **settings))
-        if is_mute:
-            await answered(kong, spy, troubles)
-        yield kong, spy, admin, troubles
-
-
-async def answered(kong: Kong, spy: Spy, troubles: Troubles) -> None:
-    """Wait until questions reach the spy, and forget those that it took."""
-    instance = await kong.start(PATIENT)
-    async with asyncio.timeout(WITHIN_S):
-        while not spy.asked:
-            await kong.access(instance)
-    await kong.call("plugin.CloseInstance", instance)
-    spy.asked.clear()
-    troubles.counts.clear()

@@ -1,4 +1,4 @@
-"""What is kept beside policies, in memory and in Redis, for the contract tests."""
+"""A clock that tests set, near the real one."""
 
 from __future__ import annotations
 
