@@ -30,6 +30,8 @@ async def serving_health(address: str) -> AsyncIterator[Health]:
     if not address:
         yield Health(healths, "")
         return
+    # It would say that all is well before the first tick.
+    await Health(healths, "").tell(is_well=False)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     try:
