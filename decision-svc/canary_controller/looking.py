@@ -33,7 +33,7 @@ LOOK_ANYWAY = timedelta(seconds=5)
 """Without anything new, conditions that must hold for a time are looked at so often."""
 NO_OUTCOMES = timedelta(minutes=1)
 RATE_SLOTS = 6
-SIDES_EVERY_S = 2
+SIDES_EVERY_S = 3
 OUTCOMES = "outcomes"
 GIVES = frozenset({Do.RAISE, Do.PROMOTE})
 _POINT_EVERY_S = 5
@@ -172,7 +172,7 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
 
 
 def renew_sides(w: Watched, found: Found, now: datetime) -> None:
-    """Look at the last minutes anew every SIDES_EVERY_S: a second is little of them."""
+    """Look at the last minutes anew every SIDES_EVERY_S: some seconds are little of them."""
     number = turn(w.service_key, now, SIDES_EVERY_S)
     if number != w.sides_turn or found is not w.sides_found:
         w.sides_turn, w.sides_found = number, found
