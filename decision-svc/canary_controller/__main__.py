@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+import canary_log
 import click
 import structlog
 import uvloop
@@ -127,7 +126,7 @@ def cluster_of(environment: Mapping[str, str]) -> str:
 def main(**options: Any) -> None:
     """Move releases along their plans: look, judge, step, tell people."""
     settings = Settings(**options)
-    _configure_logging(settings.log_level)
+    canary_log.configure(settings.log_level)
     collect_rarely()
     try:
         uvloop.run(_serve(settings))
@@ -158,34 +157,6 @@ async def _serve(settings: Settings) -> None:
         )
         await run(running, stop)
     log.info("stopped")
-
-
-def _configure_logging(level: str) -> None:
-    before: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    lines: list[Any] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(ensure_ascii=False),
-    ]
-    structlog.configure(
-        processors=before + lines,
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # What libraries have to say comes out as the same lines.
-    others = logging.StreamHandler(sys.stderr)
-    others.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *lines],
-        )
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
 
 
 if __name__ == "__main__":

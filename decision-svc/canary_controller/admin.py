@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Cohort, Policy
-from canary_engine.outcomes import Tally
+from canary_engine.outcomes import Outcomes
 from canary_engine.record import ReleaseRecord
 from canary_engine.step import Action
 
@@ -50,7 +50,7 @@ class OutcomeSlot:
     slot: int
     cohort: Cohort
     requests: int
-    tally: Callable[[], Tally]
+    tally: Callable[[], Outcomes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 from canary_engine.errors import InvalidEvidence
 from canary_engine.judge.slots import SLOT_S, Side, Slot, side
 from canary_engine.model import BUCKETS, Cohort, Release
-from canary_engine.outcomes import Tally
+from canary_engine.outcomes import Outcomes, requests_of
 from canary_engine.plan import Plan
 
 from canary_controller import judging
@@ -84,7 +84,7 @@ def gathered(seen: Seen, slots: Slots, judge: Judge, mix: Mix, until: int) -> Se
         known = judge.add(known, slot_in(number, sides, mix))
         heard = number
         if number >= counted_from and (drawn := sides.get(Cohort.DRAWN)) is not None:
-            samples += drawn.requests
+            samples += requests_of(drawn.statuses)
     return replace(seen, slot=until, known=known, samples=samples, heard=heard)
 
 
@@ -169,5 +169,5 @@ def read(kept: str, plan: Plan) -> Seen | None:
         return None
 
 
-def _side(tally: Tally | None) -> Side:
-    return side(tally) if tally is not None else Side()
+def _side(outcomes: Outcomes | None) -> Side:
+    return side(outcomes) if outcomes is not None else Side()

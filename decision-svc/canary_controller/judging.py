@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
@@ -123,7 +123,7 @@ class EngineJudge:
         return Judged(
             verdict=found.verdict,
             why=_why(found),
-            known=replace(known, breaches=found.breaches, links=links),
+            known=Known(evidence=known.evidence, breaches=found.breaches, links=links),
             findings=lambda: _findings(found),
             e_values=_e_values(found.evidence),
             alarms=tuple(_alarms(found.traffic)),

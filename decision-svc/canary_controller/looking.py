@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from canary_engine.gates import gate_states, with_since
 from canary_engine.judge.breaches import Reading
@@ -13,7 +14,7 @@ from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import MetricSnapshot, of_tally, value, with_value
 from canary_engine.model import BUCKETS, Cohort, Release, ReleaseStatus
 from canary_engine.outcomes import Tally
-from canary_engine.plan import GateKind
+from canary_engine.plan import GateKind, Plan
 from canary_engine.record import GateState, Point
 from canary_engine.record_size import thinned
 from canary_engine.step import Action, Because, Do, Look, current_step, next_weight, step
@@ -24,7 +25,7 @@ from canary_controller.admin import FAR
 from canary_controller.judging import Case, Judge
 from canary_controller.measuring import TOLD, Found, named, window
 from canary_controller.slots import first_slot, newest_complete, slot_of
-from canary_controller.sources.source import MetricKey
+from canary_controller.sources.source import MetricKey, Trouble
 from canary_controller.turns import turn
 from canary_controller.watched import Sides, Watched
 
@@ -32,7 +33,7 @@ LOOK_ANYWAY = timedelta(seconds=5)
 """Without anything new, conditions that must hold for a time are looked at so often."""
 NO_OUTCOMES = timedelta(minutes=1)
 RATE_SLOTS = 6
-SIDES_EVERY_S = 2
+SIDES_EVERY_S = 3
 OUTCOMES = "outcomes"
 GIVES = frozenset({Do.RAISE, Do.PROMOTE})
 _POINT_EVERY_S = 5
@@ -125,9 +126,14 @@ def look_around(w: Watched, now: datetime) -> None:
     weight = next_weight(w.plan, w.release.share)
     w.questions = questions_before(w.policy, w.plan, weight)
     w.gates = gates(w, now)
+    is_ready = bool(w.questions) and _is_ready(w, now)
+    w.to_ask = unanswered(w.questions, w.record.calls) if is_ready else ()
+
+
+def _is_ready(w: Watched, now: datetime) -> bool:
+    """Whether all but webhooks would let it go on."""
     others = tuple(gate for gate in w.gates if gate.kind is not GateKind.WEBHOOK)
-    is_ready = step(w.policy, replace(look_of(w, now), gates=others), now).do in GIVES
-    w.to_ask = unanswered(w.questions, w.record.calls) if w.questions and is_ready else ()
+    return step(w.policy, replace(look_of(w, now), gates=others), now).do in GIVES
 
 
 def gates(w: Watched, now: datetime) -> tuple[GateState, ...]:
@@ -140,7 +146,7 @@ def gates(w: Watched, now: datetime) -> tuple[GateState, ...]:
 def note_state(w: Watched, action: Action, now: datetime) -> None:
     """Put how it stands into the record, and a point of it once a check interval."""
     verdict = verdict_of(w) if w.release.is_in_force else w.record.verdict
-    if w.release.is_in_force and (w.told_at == now or verdict != w.record.verdict):
+    if w.release.is_in_force and verdict != w.record.verdict:
         w.record = replace(w.record, findings=w.judged.findings())
     is_silent = action.because in (Because.ENDED, Because.NOTHING_TO_DO)
     waits_for = w.refused or ("" if is_silent else action.why)
@@ -166,7 +172,7 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
 
 
 def renew_sides(w: Watched, found: Found, now: datetime) -> None:
-    """Look at the last minutes anew every SIDES_EVERY_S: a second is little of them."""
+    """Look at the last minutes anew every SIDES_EVERY_S: some seconds are little of them."""
     number = turn(w.service_key, now, SIDES_EVERY_S)
     if number != w.sides_turn or found is not w.sides_found:
         w.sides_turn, w.sides_found = number, found
@@ -191,27 +197,32 @@ def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
     """Of each metric that the plan needs and nobody gives, why; nothing while nobody gets it."""
     if not w.release.share or w.release.halted or not w.release.is_in_force:
         return {}
-    needed = named((*w.plan.success, *w.plan.rollback.conditions))
-    lacks = {
-        trouble.name or str(trouble.metric): trouble.why
-        for trouble in found.queried.troubles
-        if (trouble.metric, trouble.name) in needed
-    }
+    lacks = _unanswered(w.plan, found.queried.troubles) if found.queried.troubles else {}
     if found.trouble:
         lacks["reports"] = found.trouble
     of = values(w.sides.drawn)
-    for metric, name in named(w.plan.success):
-        is_asked_for = found.at is not None and (name or str(metric)) not in lacks
-        if metric not in TOLD and is_asked_for and of(metric, name) is None:
-            lacks[name or str(metric)] = "nobody reports it"
+    for metric, name in [(limit.metric, limit.name) for limit in w.plan.success]:
+        is_asked_for = found.at is not None and metric not in TOLD
+        if is_asked_for and of(metric, name) is None:
+            lacks.setdefault(name or str(metric), "nobody reports it")
     if _silence(w, now) > NO_OUTCOMES:
         lacks[OUTCOMES] = "no gateway has told of a request since the minute before"
     return lacks
 
 
+def _unanswered(plan: Plan, troubles: Iterable[Trouble]) -> dict[str, str]:
+    """Of each metric that the plan needs and a query did not tell, why."""
+    needed = named((*plan.success, *plan.rollback.conditions))
+    return {
+        trouble.name or str(trouble.metric): trouble.why
+        for trouble in troubles
+        if (trouble.metric, trouble.name) in needed
+    }
+
+
 def values(snapshot: MetricSnapshot) -> Reading:
     """The snapshot as a function."""
-    return lambda metric, name: value(snapshot, metric, name)
+    return partial(value, snapshot)
 
 
 def requests_per_check(w: Watched) -> float | None:

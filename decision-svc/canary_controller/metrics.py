@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 from canary_engine.judge.verdict import Verdict
 from canary_engine.model import BUCKETS
-from canary_engine.record import ReleaseRecord
 from canary_engine.step import Do
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from canary_controller.mesh.following import Seen
-from canary_controller.standing import Standing
+from canary_controller.standing import Shown, Standing
 
 _MESH = ("service_key",)
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -137,10 +136,10 @@ class Metrics:
         self._lease.set(is_held)
         self._token.set(token)
 
-    def releases(self, records: Sequence[ReleaseRecord]) -> None:
+    def releases(self, shown: Sequence[Shown]) -> None:
         """How each release stands."""
-        self._standing.show(records)
-        found = Count(str(record.verdict) for record in records)
+        self._standing.show(shown)
+        found = Count(str(one.record.verdict) for one in shown)
         for verdict, gauge in self._by_verdict.items():
             gauge.set(found[verdict])
 

@@ -29,6 +29,7 @@ from canary_controller.measuring import Measuring
 from canary_controller.mesh.meshes import Meshes, NoMeshes
 from canary_controller.metrics import Metrics
 from canary_controller.slots import newest_complete
+from canary_controller.standing import Shown
 from canary_controller.watched import Watched
 
 log = structlog.get_logger()
@@ -302,7 +303,13 @@ class Reconciler:
     ) -> None:
         if not may_act():
             return
-        record = replace(w.record, written_at=now, fence=token, evidence=evidence.text(w.seen))
+        record = replace(
+            w.record,
+            written_at=now,
+            fence=token,
+            evidence=evidence.text(w.seen),
+            findings=w.findings(),
+        )
         try:
             await self._admin.put_record(record)
         except AdminError as error:
@@ -319,7 +326,8 @@ class Reconciler:
             asked.update(telling.bodies(w))
             telling.tell(w, self._outside.people, now)
         self._outside.webhooks.ask(asked)
-        self._metrics.releases([w.record for w in self._watched.values()])
+        watched = self._watched.values()
+        self._metrics.releases([Shown(record=w.record, findings=w.findings) for w in watched])
 
     async def _each(self, items: Iterable[object], do: Callable[..., Awaitable[None]]) -> None:
         """Do it for all, some at a time; what goes wrong with one keeps no other from it."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from canary_engine.histogram import merge_counts
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.model import Cohort
-from canary_engine.outcomes import Tally
+from canary_engine.outcomes import Outcomes, Tally
 
 from canary_controller.admin import OutcomeSlot
 
@@ -21,7 +21,8 @@ COMPLETE_AFTER_S = 30
 MOST_HEARD = 60
 """Of no more slots it is said how much of them was heard; no answer holds more either."""
 
-Sides = Mapping[Cohort, Tally]
+Sides = Mapping[Cohort, Outcomes]
+Sums = Mapping[Cohort, Tally]
 
 
 def slot_of(at: datetime) -> int:
@@ -48,7 +49,7 @@ class Slots:
         self._heard: dict[int, int] = {}
         self._changed: set[int] = set()
         self._older: tuple[int, ...] = ()
-        self._sums: dict[Cohort, Tally] = {}
+        self._sums: Sums = {}
 
     def hear(self, outcomes: Iterable[OutcomeSlot]) -> bool:
         """Take over what is new; whether anything is."""
@@ -81,7 +82,7 @@ class Slots:
         """All later ones."""
         return self.between(slot, self.newest)
 
-    def sums(self, after: int) -> Sides:
+    def sums(self, after: int) -> Sums:
         """Statuses and latencies of all slots after ``after`` together, by cohort.
 
         Slots before the newest are added up once: of them hardly anything changes any more.
@@ -114,16 +115,16 @@ class Slots:
                 del self._requests[cohort][slot]
 
 
-def _added(sums: Sides, slots: Iterable[Sides]) -> dict[Cohort, Tally]:
+def _added(sums: Sums, slots: Iterable[Sides]) -> Sums:
     """The sums with the slots, as values of their own where anything is added."""
     found = dict(sums)
     for sides in slots:
-        for cohort, tally in sides.items():
+        for cohort, outcomes in sides.items():
             known = found.get(cohort)
             if known is None or known is sums.get(cohort):
                 known = Tally(known.statuses, known.request) if known is not None else Tally()
                 known.request = known.request.copy()
                 found[cohort] = known
-            merge_counts(known.statuses, tally.statuses)
-            known.request.merge(tally.request)
+            merge_counts(known.statuses, outcomes.statuses)
+            known.request.merge(outcomes.request)
     return found

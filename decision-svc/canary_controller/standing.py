@@ -5,7 +5,8 @@ What is shown is made when Prometheus asks, from the newest records, so a tick c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from canary_engine.judge.verdict import Verdict
 from canary_engine.model import BUCKETS
@@ -18,21 +19,30 @@ _FINDING = (*_RELEASE, "metric", "test")
 _WORST_FIRST = {str(verdict): rank for rank, verdict in enumerate(Verdict)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What is shown of a release; ``findings`` tells the newest, from whatever thread asks."""
+
+    record: ReleaseRecord
+    findings: Callable[[], Iterable[Finding]]
+
+
 class Standing(Collector):
     """The releases that this controller sees to; none while another one acts."""
 
     def __init__(self) -> None:
-        self._records: Sequence[ReleaseRecord] = ()
+        self._shown: Sequence[Shown] = ()
 
-    def show(self, records: Sequence[ReleaseRecord]) -> None:
+    def show(self, shown: Sequence[Shown]) -> None:
         """Show these, and no others any more."""
-        self._records = records
+        self._shown = shown
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus-client asks of a collector."""
-        records = self._records
+        shown = self._shown
+        records = [one.record for one in shown]
         yield from (_weights(records), _verdicts(records))
-        found = [(record, finding) for record in records for finding in worst(record.findings)]
+        found = [(one.record, finding) for one in shown for finding in worst(one.findings())]
         yield _gauge(
             "finding_canary", "The canary's value, as the judge's finding has it.", found, "canary"
         )

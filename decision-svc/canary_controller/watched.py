@@ -12,7 +12,7 @@ from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Policy, Release
 from canary_engine.plan import Plan
-from canary_engine.record import Event, GateState, ReleaseRecord
+from canary_engine.record import Event, Finding, GateState, ReleaseRecord
 from canary_engine.record_size import events_with
 from canary_engine.step import Action
 from canary_engine.webhooks import Question
@@ -83,6 +83,8 @@ class Watched:
         """Go on with another revision of the policy, of the same release."""
         assert policy.release is not None, "it is watched"
         assert policy.plan is not None, "it is watched"
+        if self.release.is_in_force and not policy.release.is_in_force:
+            self.record = replace(self.record, findings=self.findings())
         before, self.release = self.release, policy.release
         self.policy, self.plan = policy, policy.plan
         self.seen = evidence.renewed(self.seen, self.release, self.plan, judge, now)
@@ -99,6 +101,11 @@ class Watched:
         ):
             self.told_at = None
         self.mesh = mesh
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What the newest look found; after the end, and before any look, what is noted."""
+        is_looked_at = self.release.is_in_force and self.looked_at is not None
+        return self.judged.findings() if is_looked_at else self.record.findings
 
     def note(self, event: Event) -> None:
         """Note what was done or seen."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from canary_engine.histogram import Histogram
 from canary_engine.outcomes import Tally
@@ -93,6 +94,7 @@ FIELDS: Mapping[Metric, tuple[str, str]] = {
     Metric.BOUNCE_RATE: ("users", "bounce_rate"),
 }
 """Part and field of every metric that has no name of its own."""
+_READ = {metric: attrgetter(".".join(path)) for metric, path in FIELDS.items()}
 _WHOLE = frozenset({Metric.ERROR_COUNT, Metric.CRITICAL_ERRORS})
 
 
@@ -105,8 +107,7 @@ def value(snapshot: MetricSnapshot, metric: Metric, name: str = "") -> float | N
         return snapshot.custom.get(name)
     if metric is Metric.FEATURE_USAGE:
         return snapshot.business.feature_usage.get(name)
-    part, attribute = FIELDS[metric]
-    found: float | None = getattr(getattr(snapshot, part), attribute)
+    found: float | None = _READ[metric](snapshot)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from canary_engine.histogram import Histogram, merge_counts
 from canary_engine.model import Cohort, Variant
@@ -19,6 +19,25 @@ class Labels(NamedTuple):
     variant: Variant
     release_id: str
     cohort: Cohort = Cohort.OTHER
+
+
+class Outcomes(Protocol):
+    """The outcomes of one label set as they are read; see Tally."""
+
+    @property
+    def statuses(self) -> Mapping[int, int]:
+        """How many there were of each status."""
+        ...
+
+    @property
+    def request(self) -> Histogram:
+        """How long requests took, from the first byte to the last; nobody changes it."""
+        ...
+
+    @property
+    def upstream(self) -> Histogram:
+        """How long the backend took; nobody changes it."""
+        ...
 
 
 class Tally:
@@ -45,12 +64,12 @@ class Tally:
     @property
     def requests(self) -> int:
         """How many outcomes were counted."""
-        return sum(self.statuses.values())
+        return requests_of(self.statuses)
 
     @property
     def errors(self) -> int:
         """How many of them were the server's fault."""
-        return sum(n for status, n in self.statuses.items() if status >= FIRST_ERROR)
+        return errors_of(self.statuses)
 
     def add(self, status: int, request_us: int, upstream_us: int | None) -> None:
         """Count an outcome; ``upstream_us`` is None if no backend was asked."""
@@ -65,3 +84,13 @@ class Tally:
         self.request.merge(other.request)
         self.upstream.merge(other.upstream)
         self.lost += other.lost
+
+
+def requests_of(statuses: Mapping[int, int]) -> int:
+    """How many outcomes there were, of these numbers by status."""
+    return sum(statuses.values())
+
+
+def errors_of(statuses: Mapping[int, int]) -> int:
+    """How many of them were the server's fault."""
+    return sum(n for status, n in statuses.items() if status >= FIRST_ERROR)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 from typing import Any
 
+import canary_log
 import click
 import structlog
 import uvloop
@@ -110,7 +109,7 @@ DEFAULTS = Settings()
 def main(**options: Any) -> None:
     """Decide where requests go: stable or canary."""
     settings = Settings(**options)
-    _configure_logging(settings.log_level)
+    canary_log.configure(settings.log_level)
     try:
         uvloop.run(_serve(settings))
     except BadSettings as error:
@@ -138,34 +137,6 @@ async def _serve(settings: Settings) -> None:
         await stop.wait()
         log.info("draining", up_to_s=settings.drain_s)
     log.info("stopped")
-
-
-def _configure_logging(level: str) -> None:
-    before: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    lines: list[Any] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(ensure_ascii=False),
-    ]
-    structlog.configure(
-        processors=before + lines,
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # What libraries have to say comes out as the same lines.
-    others = logging.StreamHandler(sys.stderr)
-    others.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *lines],
-        )
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ from support.stack import Client, client_of, running_stack
 WITHIN_S = 30
 PERCENTAGE, CONTROL = 20, 40
 TESTER = {"name": "testers", "source": "header", "key": "x-tester", "exact": "yes"}
+LATEST = {"name": "latest", "source": "header", "key": "x-latest", "exact": "yes"}
 IS_TESTER = {"x-tester": "yes"}
+# Is chosen as a tester, or by the rule that comes last, and drawn by no revision in between.
+WAITS = {**IS_TESTER, "x-latest": "yes", "x-user-id": "who waits"}
 DRAWN, STABLE_ONES, COMPARED, CHOSEN = 12, 20, 15, 5
 
 
@@ -62,17 +65,25 @@ async def test_cohorts_and_exposure_are_counted_whoever_decides(
 
 
 async def released(admin: Admin, client: Client) -> policy_pb2.Release:
-    """A release that the gateway goes by."""
+    """A release that the gateway goes by, at its latest revision."""
+    tester = {**TESTER, "variant": "canary"}
+    admin("AddRule", rule=tester)
     admin.release(PERCENTAGE)
     admin("SetPercentage", percentage=PERCENTAGE, control=CONTROL)
-    admin("AddRule", rule={**TESTER, "variant": "canary"})
-    async with asyncio.timeout(WITHIN_S):
-        while await client.version({**IS_TESTER, "x-user-id": "who waits"}) != CANARY:
-            pass
+    await got(client, CANARY)
+    admin("SetRules", rules=[{**LATEST, "variant": "stable"}, tester])
+    await got(client, STABLE)
     # A service that is killed forgets whom it served in the last second.
     await exposed(admin, 1)
     policy: policy_pb2.Policy = admin("GetPolicy", service_key=admin.service_key).policy
     return policy.release
+
+
+async def got(client: Client, version: str) -> None:
+    """Wait until who waits gets that version."""
+    async with asyncio.timeout(WITHIN_S):
+        while await client.version(WAITS) != version:
+            await asyncio.sleep(0.02)
 
 
 async def everybody_asks(client: Client, salt: str) -> None:

@@ -7,7 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from canary_controller import evidence, slots
+from canary.admin.v1 import admin_pb2
+from canary.decision.v1 import decision_pb2
+from canary.policy.v1 import policy_pb2
+from canary_controller import evidence, slots, watched
 from canary_controller.admin import FAR, Answered, Lease, OutcomeSlot
 from canary_controller.ending import End, Ended, verification
 from canary_controller.errors import Unreachable
@@ -18,11 +21,12 @@ from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
 from canary_controller.slots import COMPLETE_AFTER_S, Slots
 from canary_controller.turns import turn
+from canary_engine.histogram import Histogram
 from canary_engine.judge import evidence as gathering
-from canary_engine.judge.slots import SLOT_S
+from canary_engine.judge.slots import SLOT_S, side
 from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
-from canary_engine.model import Cohort, Release, ReleaseStatus
+from canary_engine.model import Cohort, Policy, Release, ReleaseStatus
 from canary_engine.outcomes import Tally
 from canary_engine.plan import Comparison, GateKind, Occasion, Plan, PlanStep
 from canary_engine.record import (
@@ -56,6 +60,7 @@ RELEASE = Release(
 FIRST = slots.first_slot(NOW)
 MIX = Mix(share=5_000, control=20_000, since=NOW)
 JUDGE = EngineJudge()
+WELL, WORSE = Finding(metric="errors", verdict="pass"), Finding(metric="errors", verdict="fail")
 
 
 def heard(slot: int, cohort: Cohort, requests: int, errors: int = 0) -> OutcomeSlot:
@@ -127,6 +132,25 @@ def test_sums_of_slots_are_those_of_all_their_tallies_however_they_came(
     assert {cohort: tally.request.count for cohort, tally in sums.items()} == expected
 
 
+def test_times_are_read_once_asked_for_and_those_at_the_backend_of_the_compared_alone() -> None:
+    times = decision_pb2.LatencyHistogram(buckets=[3, 7], counts=[2, 1], sum_us=9)
+    cohorts = (policy_pb2.COHORT_DRAWN, policy_pb2.COHORT_CONTROL, policy_pb2.COHORT_CHOSEN)
+    answer = admin_pb2.FollowReleasesResponse(releases=[admin_pb2.FollowedRelease()])
+    for cohort in cohorts:
+        series = decision_pb2.OutcomeSeries(
+            cohort=cohort, statuses={200: 2, 503: 1}, request=times, upstream=times
+        )
+        answer.releases[0].outcomes.add(slot=FIRST, series=series)
+    (release,) = messages.news(answer).releases
+    read = {one.cohort: one.tally() for one in release.outcomes}
+    whole = Histogram({3: 2, 7: 1}, 9)
+    assert [read[cohort].request for cohort in read] == [whole] * 3
+    assert all(told.request is told.request for told in read.values())
+    assert (read[Cohort.DRAWN].upstream, read[Cohort.CONTROL].upstream) == (whole, whole)
+    assert read[Cohort.CHOSEN].upstream == Histogram()
+    assert (side(read[Cohort.DRAWN]).requests, side(read[Cohort.DRAWN]).errors) == (3, 1)
+
+
 # Turns
 
 
@@ -137,6 +161,22 @@ def test_every_release_has_its_turn_once_a_period_and_a_second_of_its_own_for_it
     changed = [sum(of[s + 1] > of[s] for of in turns.values()) for s in range(60)]
     assert sum(changed) == 1_000
     assert max(changed) < 50
+
+
+# What is found
+
+
+def test_what_the_newest_look_found_is_noted_once_the_release_is_over() -> None:
+    policy = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
+    w = watched.begin(policy, replace(RECORD, findings=(WELL,)), JUDGE, NOW)
+    assert w is not None
+    assert w.findings() == (WELL,)
+    w.looked_at, w.judged = NOW, replace(w.judged, findings=lambda: (WORSE,))
+    assert (w.findings(), w.record.findings) == ((WORSE,), (WELL,))
+    over = replace(RELEASE, status=ReleaseStatus.ROLLED_BACK, share=0)
+    w.follow(replace(policy, revision=2, release=over), JUDGE, NOW)
+    w.judged = replace(w.judged, findings=tuple)
+    assert w.findings() == w.record.findings == (WORSE,)
 
 
 # Evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from canary_controller.metrics import Metrics
-from canary_controller.standing import worst
+from canary_controller.standing import Shown, worst
 from canary_engine.judge.verdict import Verdict
 from canary_engine.record import Finding, Point, ReleaseRecord
 from prometheus_client import generate_latest
@@ -22,6 +22,7 @@ RECORD = ReleaseRecord(
     verdict=Verdict.INCONCLUSIVE,
     findings=(ERRORS, P95),
 )
+SHOWN = Shown(record=RECORD, findings=lambda: RECORD.findings)
 
 
 def shown(metrics: Metrics) -> list[str]:
@@ -31,7 +32,7 @@ def shown(metrics: Metrics) -> list[str]:
 
 def test_a_release_is_shown_with_its_evidence_and_what_that_is_held_against() -> None:
     metrics = Metrics()
-    metrics.releases([RECORD])
+    metrics.releases([SHOWN])
     release = 'release_id="r-1",service_key="shop"'
     errors = f'metric="errors",{release},test="sequential"'
     p95 = f'metric="p95-response-time",{release},test="condition"'
@@ -51,7 +52,7 @@ def test_a_release_is_shown_with_its_evidence_and_what_that_is_held_against() ->
 
 def test_nothing_is_shown_of_a_release_that_nobody_sees_to_any_more() -> None:
     metrics = Metrics()
-    metrics.releases([RECORD])
+    metrics.releases([SHOWN])
     metrics.releases([])
     assert shown(metrics) == []
 

@@ -28,7 +28,6 @@ from canary_engine.metric_snapshot import (
     Users,
 )
 from canary_engine.model import BUCKETS, Cohort, Policy
-from canary_engine.outcomes import Tally
 from canary_engine.plan import GateKind, Occasion
 from canary_engine.record import (
     PROMOTION,
@@ -52,6 +51,7 @@ Word = TypeVar("Word", bound=StrEnum)
 COHORTS: Mapping[int, Cohort] = {
     policy_pb2.Cohort.Value("COHORT_" + cohort.upper()): cohort for cohort in Cohort
 }
+_COMPARED = frozenset({Cohort.DRAWN, Cohort.CONTROL})
 _MOVES = {
     Do.PROMOTE: admin_pb2.MOVE_PROMOTE,
     Do.PAUSE: admin_pb2.MOVE_PAUSE,
@@ -122,18 +122,37 @@ def _release_news(message: admin_pb2.FollowedRelease) -> ReleaseNews:
 
 def _outcome_slot(message: admin_pb2.OutcomeSlot) -> OutcomeSlot:
     series = message.series
+    cohort = COHORTS.get(series.cohort, Cohort.OTHER)
     return OutcomeSlot(
         slot=message.slot,
-        cohort=COHORTS.get(series.cohort, Cohort.OTHER),
+        cohort=cohort,
         requests=sum(series.statuses.values()),
-        tally=lambda: tally(series),
+        tally=lambda: _Told(series, is_compared=cohort in _COMPARED),
     )
 
 
-def tally(series: decision_pb2.OutcomeSeries) -> Tally:
-    """The outcomes of a series."""
-    times = (_histogram(series.request), _histogram(series.upstream))
-    return Tally(series.statuses, *times, series.lost)
+class _Told:
+    """The outcomes of a series. How long requests took is read when it is asked for: a second later
+    there is more of it, and mostly nobody has asked.
+
+    The time at the backend is for the judge alone, which looks at nobody but those it compares.
+    """
+
+    __slots__ = ("_request", "_unread", "statuses", "upstream")
+
+    def __init__(self, series: decision_pb2.OutcomeSeries, *, is_compared: bool) -> None:
+        self.statuses = dict(series.statuses)
+        self.upstream = _histogram(series.upstream) if is_compared else Histogram()
+        self._unread: decision_pb2.LatencyHistogram | None = series.request
+        self._request = Histogram()
+
+    @property
+    def request(self) -> Histogram:
+        """See Outcomes."""
+        if self._unread is not None:
+            # The message is let go: it would keep the whole answer that it came with.
+            self._request, self._unread = _histogram(self._unread), None
+        return self._request
 
 
 def _histogram(message: decision_pb2.LatencyHistogram) -> Histogram:

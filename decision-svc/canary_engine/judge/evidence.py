@@ -149,7 +149,9 @@ def _add(measure: Measure, track: Track, slot: Slot, limit: int | None) -> Track
         return track
     counts = _counted(track.counts, canary, canary_of, control, control_of)
     if not canary + control:
-        return replace(track, counts=counts)
+        return Track(
+            counts=counts, null=track.null, within=track.within, dispersion=track.dispersion
+        )
     share, clump = canary_of / both, track.dispersion.clump
 
     def gone_on(mixture: Mixture, before: Process) -> Process:

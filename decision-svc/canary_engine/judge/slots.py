@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from canary_engine.histogram import Histogram
-from canary_engine.outcomes import FIRST_ERROR, Tally
+from canary_engine.outcomes import FIRST_ERROR, Outcomes, errors_of, requests_of
 
 SLOT_S = 10
 _FIRST_CLIENT_ERROR = 400
@@ -39,12 +39,13 @@ class Slot:
     expected: float | None = None
 
 
-def side(tally: Tally) -> Side:
+def side(outcomes: Outcomes) -> Side:
     """The side that a cohort's outcomes make."""
     client = range(_FIRST_CLIENT_ERROR, FIRST_ERROR)
+    statuses = outcomes.statuses
     return Side(
-        requests=tally.requests,
-        errors=tally.errors,
-        client_errors=sum(n for status, n in tally.statuses.items() if status in client),
-        latency=tally.upstream,
+        requests=requests_of(statuses),
+        errors=errors_of(statuses),
+        client_errors=sum(n for status, n in statuses.items() if status in client),
+        latency=outcomes.upstream,
     )
