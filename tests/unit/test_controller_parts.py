@@ -352,22 +352,22 @@ def noted(*, canary: float, control: float) -> ReleaseRecord:
 
 BACK = replace(RELEASE, status=ReleaseStatus.ROLLED_BACK, ended_at=NOW)
 UP = replace(RELEASE, status=ReleaseStatus.COMPLETED, ended_at=NOW)
-WELL = Ended(canary_requests=0, stable=Answered(1_000, 5))
+QUIET = Ended(canary_requests=0, stable=Answered(1_000, 5))
 
 
 @pytest.mark.parametrize(
     ("release", "ended", "after_s", "end"),
     [
-        (BACK, WELL, 61, End.PENDING),
-        (BACK, WELL, 62, End.VERIFIED),
-        (BACK, replace(WELL, canary_requests=1), 62, End.PENDING),
-        (BACK, replace(WELL, canary_requests=1), 601, End.UNVERIFIED),
-        (BACK, replace(WELL, stable=None), 62, End.PENDING),
-        (BACK, replace(WELL, stable=Answered(1_000, 100)), 601, End.UNVERIFIED),
-        (BACK, replace(WELL, stable=Answered(19, 19)), 62, End.VERIFIED),
-        (BACK, replace(WELL, stable=Answered(0, 0)), 62, End.VERIFIED),
-        (UP, replace(WELL, canary_requests=9), 62, End.VERIFIED),
-        (UP, replace(WELL, stable=Answered(1_000, 100)), 62, End.PENDING),
+        (BACK, QUIET, 61, End.PENDING),
+        (BACK, QUIET, 62, End.VERIFIED),
+        (BACK, replace(QUIET, canary_requests=1), 62, End.PENDING),
+        (BACK, replace(QUIET, canary_requests=1), 601, End.UNVERIFIED),
+        (BACK, replace(QUIET, stable=None), 62, End.PENDING),
+        (BACK, replace(QUIET, stable=Answered(1_000, 100)), 601, End.UNVERIFIED),
+        (BACK, replace(QUIET, stable=Answered(19, 19)), 62, End.VERIFIED),
+        (BACK, replace(QUIET, stable=Answered(0, 0)), 62, End.VERIFIED),
+        (UP, replace(QUIET, canary_requests=9), 62, End.VERIFIED),
+        (UP, replace(QUIET, stable=Answered(1_000, 100)), 62, End.PENDING),
     ],
 )
 def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
