@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from decision_svc.app import Running
 from support.admin import Admin, admin_of
 from support.redis_server import RedisServer, running_redis
-from support.service import serve_in_thread
+from support.service import await_ready, serve_in_thread
 
 SHOP = "shop"
 
@@ -58,6 +58,7 @@ def test_distinct_users_are_counted_by_variant_over_all_replicas(redis: RedisSer
         admin_of(one.admin_address, SHOP) as admin,
         admin_of(two.admin_address, SHOP) as other,
     ):
+        await_ready(two)
         id_ = release(admin)
         while other("ListServices").services[:1] == [] or (
             other("ListServices").services[0].revision != 4
@@ -78,11 +79,10 @@ def test_who_is_told_only_where_it_is_kept_and_never_by_name(redis: RedisServer)
             serve_in_thread(redis_url=redis.url, keep_exposed_users=kept) as service,
             admin_of(service.admin_address, SHOP) as admin,
         ):
+            await_ready(service)
             if not kept:
                 release(admin)
             id_ = admin("GetPolicy", service_key=SHOP).policy.release.id
-            while not admin("ListServices").services:
-                pass
             decide(service, user)
             # A store that is late is told once more.
             while (told := canary(admin)).users < number:

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import grpc
 from decision_svc.app import Running, running
 from decision_svc.settings import Settings
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 ANY_PORT = "127.0.0.1:0"
 # Nothing listens there, and connecting fails at once.
 NOWHERE = "unix:/nonexistent/decision-service"
+READY_S = 30.0
 
 
 @asynccontextmanager
@@ -63,3 +66,14 @@ def serve_in_thread(**settings: Any) -> Iterator[Running]:
         loop, end = stop[0]
         loop.call_soon_threadsafe(end.set)
         thread.join()
+
+
+def await_ready(service: Running) -> None:
+    """Wait until the service says by health that it has read the policies."""
+    with grpc.insecure_channel(service.decision_address) as channel:
+        watched = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=READY_S
+        )
+        for answer in watched:
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
