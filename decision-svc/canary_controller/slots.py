@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from canary_engine.histogram import merge_counts
+from canary_engine.histogram import merge_counts, take_out_counts
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.model import Cohort
 from canary_engine.outcomes import Outcomes, Tally
@@ -47,9 +47,9 @@ class Slots:
         self._slots: dict[int, Sides] = {}
         self._requests: dict[Cohort, dict[int, int]] = {cohort: {} for cohort in Cohort}
         self._heard: dict[int, int] = {}
-        self._changed: set[int] = set()
-        self._older: tuple[int, ...] = ()
-        self._sums: Sums = {}
+        self._older: dict[int, Sides] = {}
+        self._sums: dict[Cohort, Tally] = {}
+        """What is in ``_older``, added up."""
 
     def hear(self, outcomes: Iterable[OutcomeSlot]) -> bool:
         """Take over what is new; whether anything is."""
@@ -64,7 +64,6 @@ class Slots:
                 # Another mapping each time, so that who has read one knows whether it is old.
                 sides = self._slots.get(found.slot, {})
                 self._slots[found.slot] = {**sides, found.cohort: found.tally()}
-                self._changed.add(found.slot)
                 is_new = True
         return is_new
 
@@ -85,17 +84,27 @@ class Slots:
     def sums(self, after: int) -> Sums:
         """Statuses and latencies of all slots after ``after`` together, by cohort.
 
-        Slots before the newest are added up once: of them hardly anything changes any more.
+        Slots before the newest are added up once and taken out once: hardly any changes in between.
         """
         numbers = sorted(slot for slot in self._slots if slot > after)
         if not numbers:
             return {}
         *older, newest = numbers
-        if self._older != tuple(older) or not self._changed.isdisjoint(older):
-            self._sums = _added({}, [self._slots[slot] for slot in older])
-            self._older = tuple(older)
-        self._changed.clear()
-        return _added(self._sums, [self._slots[newest]])
+        self._bring({slot: self._slots[slot] for slot in older})
+        return _together(self._sums, self._older, self._slots[newest])
+
+    def _bring(self, older: dict[int, Sides]) -> None:
+        """Have these slots in the sums, and no others."""
+        before, self._older = self._older, older
+        for slot, sides in before.items():
+            if older.get(slot) is not sides:
+                for cohort, outcomes in sides.items():
+                    take_out_counts(self._sums[cohort].statuses, outcomes.statuses)
+                    self._sums[cohort].request.take_out(outcomes.request)
+        for slot, sides in older.items():
+            if before.get(slot) is not sides:
+                for cohort, outcomes in sides.items():
+                    _add(self._sums.setdefault(cohort, Tally()), outcomes)
 
     def requests(self, cohort: Cohort, after: int, until: int) -> int:
         """How many requests a cohort made in the slots after ``after`` and up to ``until``."""
@@ -115,16 +124,16 @@ class Slots:
                 del self._requests[cohort][slot]
 
 
-def _added(sums: Sums, slots: Iterable[Sides]) -> Sums:
-    """The sums with the slots, as values of their own where anything is added."""
-    found = dict(sums)
-    for sides in slots:
-        for cohort, outcomes in sides.items():
-            known = found.get(cohort)
-            if known is None or known is sums.get(cohort):
-                known = Tally(known.statuses, known.request) if known is not None else Tally()
-                known.request = known.request.copy()
-                found[cohort] = known
-            merge_counts(known.statuses, outcomes.statuses)
-            known.request.merge(outcomes.request)
+def _together(sums: Sums, of: Mapping[int, Sides], newest: Sides) -> Sums:
+    """The sums of those slots with the newest one, as values of their own if that adds any."""
+    found = {cohort: sums[cohort] for sides in of.values() for cohort in sides}
+    for cohort, outcomes in newest.items():
+        known = found.get(cohort, Tally())
+        found[cohort] = Tally(dict(known.statuses), known.request.copy())
+        _add(found[cohort], outcomes)
     return found
+
+
+def _add(tally: Tally, outcomes: Outcomes) -> None:
+    merge_counts(tally.statuses, outcomes.statuses)
+    tally.request.merge(outcomes.request)

@@ -76,7 +76,8 @@ class Histogram:
     def copy(self) -> Histogram:
         """Another one with the same values."""
         other = Histogram()
-        other.merge(self)
+        other._counts = self._counts.copy()
+        other.count, other.sum_us = self.count, self.sum_us
         return other
 
     def merge(self, other: Histogram) -> None:
@@ -84,6 +85,12 @@ class Histogram:
         merge_counts(self._counts, other._counts)
         self.count += other.count
         self.sum_us += other.sum_us
+
+    def take_out(self, other: Histogram) -> None:
+        """Take away the values of another, which were merged into this one before."""
+        take_out_counts(self._counts, other._counts)
+        self.count -= other.count
+        self.sum_us -= other.sum_us
 
     def quantile(self, share: float) -> float | None:
         """The value, in microseconds, that ``share`` of all do not exceed; None if there is none.
@@ -109,3 +116,13 @@ def merge_counts(counts: dict[int, int], more: Mapping[int, int]) -> None:
         return
     for kind, count in more.items():
         counts[kind] = counts.get(kind, 0) + count
+
+
+def take_out_counts(counts: dict[int, int], less: Mapping[int, int]) -> None:
+    """Undo ``merge_counts``; kinds of which nothing is left are gone."""
+    for kind, count in less.items():
+        left = counts.get(kind, 0) - count
+        if left:
+            counts[kind] = left
+        else:
+            counts.pop(kind, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
 from canary_controller.slots import COMPLETE_AFTER_S, Slots
 from canary_controller.turns import turn
-from canary_engine.histogram import Histogram
+from canary_engine.histogram import Histogram, merge_counts
 from canary_engine.judge import evidence as gathering
 from canary_engine.judge.slots import SLOT_S, side
 from canary_engine.judge.verdict import Verdict
@@ -110,26 +110,35 @@ def _fails() -> Tally:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 6), st.sampled_from(list(Cohort)[1:]), st.integers(1, 9)),
+        st.tuples(
+            st.integers(0, 6),
+            st.sampled_from(list(Cohort)[1:]),
+            st.integers(0, 9),
+            st.integers(-1, 6),
+        ),
         max_size=30,
-    ),
-    st.integers(-1, 6),
+    )
 )
-def test_sums_of_slots_are_those_of_all_their_tallies_however_they_came(
-    told: list[tuple[int, Cohort, int]], after: int
+def test_sums_of_slots_are_those_of_all_their_tallies_whatever_comes_when(
+    told: list[tuple[int, Cohort, int, int]],
 ) -> None:
     found, newest = Slots(), dict[tuple[int, Cohort], int]()
-    for slot, cohort, requests in told:
-        found.hear([heard(slot, cohort, requests)])
+    for slot, cohort, requests, after in told:
+        found.hear([heard(slot, cohort, requests, errors=slot)])
         newest[slot, cohort] = requests
-        found.sums(after)
-    expected: dict[Cohort, int] = {}
-    for (slot, cohort), requests in newest.items():
-        if slot > after:
-            expected[cohort] = expected.get(cohort, 0) + requests
-    sums = found.sums(after)
-    assert {cohort: tally.requests for cohort, tally in sums.items()} == expected
-    assert {cohort: tally.request.count for cohort, tally in sums.items()} == expected
+        expected: dict[Cohort, Tally] = {}
+        for (at, of), number in newest.items():
+            if at > after:
+                tally = expected.setdefault(of, Tally())
+                known = heard(at, of, number, errors=at).tally()
+                merge_counts(tally.statuses, known.statuses)
+                tally.request.merge(known.request)
+        sums = found.sums(after)
+        assert _counted(sums) == _counted(expected)
+
+
+def _counted(sums: Mapping[Cohort, Tally]) -> dict[Cohort, tuple[dict[int, int], Histogram]]:
+    return {cohort: (tally.statuses, tally.request) for cohort, tally in sums.items()}
 
 
 def test_times_are_read_once_asked_for_and_those_at_the_backend_of_the_compared_alone() -> None:

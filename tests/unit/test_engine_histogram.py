@@ -77,6 +77,14 @@ def test_merging_is_associative_and_commutative_and_forgets_nothing(
     assert whole.sum_us == sum(a + b + c)
 
 
+@given(some_durations, some_durations)
+def test_what_is_taken_out_again_was_never_there(a: list[int], b: list[int]) -> None:
+    rest = of(a + b)
+    rest.take_out(of(b))
+    assert rest == of(a)
+    assert (rest.count, rest.copy()) == (len(a), rest)
+
+
 @given(some_durations)
 def test_merging_with_nothing_changes_nothing(values: list[int]) -> None:
     assert merged(of(values), Histogram()) == of(values)
