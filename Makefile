@@ -7,7 +7,7 @@ BIN := .venv/bin
 GATEWAY ?= dev
 SUITE ?=
 ARGS ?=
-WORKERS ?= 4
+WORKERS ?= 3
 SOAK_SECONDS ?= 300
 
 .PHONY: help run demo test lint bench soak e2e e2e-check format stubs
