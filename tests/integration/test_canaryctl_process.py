@@ -17,6 +17,8 @@ from support.redis_server import running_redis
 from support.service import serve_in_thread
 
 COMMAND = [sys.executable, "-m", "canaryctl"]
+# A suite that runs in the background hands on that an interrupt is ignored.
+HEEDING = ["env", "--default-signal=INT"]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_an_interrupt_ends_with_its_exit_code(silent: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         process = subprocess.Popen(
-            [*COMMAND, "--timeout", "60", "status", "--address", f"127.0.0.1:{port}"],
+            [*HEEDING, *COMMAND, "--timeout=60", "status", "--address", f"127.0.0.1:{port}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
