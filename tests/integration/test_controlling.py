@@ -261,7 +261,7 @@ async def test_slots_of_which_all_was_heard_are_not_told_again(shop: Calls) -> N
     request = pb.FollowReleasesRequest(followed=[heard])
     (found,) = (await shop.admin.FollowReleases(request)).releases
     assert not found.outcomes
-    await report(shop, "b", a_series(id_, CONTROL, age_s=1))
+    await report(shop, "b", a_series(id_, CONTROL))
     (found,) = (await shop.admin.FollowReleases(request)).releases
     assert found.outcomes
 
