@@ -99,13 +99,15 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(min(int(slow[1]), LONGEST_WAIT_MS) / 1_000)
             status = _STATUS.search(path)
             wanted = int(status[1]) if status else 200
-            if self.server.fault.befalls(self.headers):
-                time.sleep(self.server.fault.delay_s)
-                wanted = 500 if self.server.fault.is_failure() else wanted
+            fault = self.server.fault
+            if fault.befalls(self.headers):
+                if fault.delay_s:  # no time at all still gives the core away
+                    time.sleep(fault.delay_s)
+                wanted = 500 if fault.is_failure() else wanted
             self._say(wanted, self._seen(body_bytes))
-        except BodyError as fault:
+        except BodyError as error:
             self.close_connection = True
-            self._say(400, {"version": self.server.version, "error": str(fault)})
+            self._say(400, {"version": self.server.version, "error": str(error)})
         except OSError:  # the client went away
             self.close_connection = True
 
