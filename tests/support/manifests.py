@@ -154,7 +154,7 @@ def _built_by_compose() -> dict[str, str]:
 
 def dockerfile(image: str) -> str:
     """The recipe of an image that the compose file builds; "" for any other."""
-    found = _built_by_compose().get(image.rpartition(":")[0])
+    found = _built_by_compose().get(image)
     return (ROOT / found).read_text() if found else ""
 
 
