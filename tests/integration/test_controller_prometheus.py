@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
-from canary_controller.sources.prometheus import MAX_BYTES, Prometheus, value_in
+from canary_controller.sources.prometheus import MAX_BYTES, NoNumber, Prometheus, value_in
 from canary_controller.sources.source import Measured, Target, onto
 from canary_engine.metric_snapshot import MetricSnapshot, Users
 from canary_engine.model import Variant
@@ -131,6 +131,8 @@ async def test_what_gives_no_number_is_a_trouble_that_says_why(
     found = await measured(Prometheus(session, prometheus.url), query(promql))
     assert (Metric.CPU, "") not in found.stable
     assert said in why(found)
+    is_empty = {trouble.is_empty for trouble in found.troubles if trouble.variant is Variant.STABLE}
+    assert is_empty == {said in ("gave no sample", "gave nan", "gave inf")}
 
 
 async def test_a_sample_that_is_old_counts_where_that_is_allowed(
@@ -232,3 +234,8 @@ def test_the_oldest_of_the_moments_counts() -> None:
         b'{"metric": {"canary_part": "moment"}, "value": [1000, "990"]}]}}'
     )
     assert value_in(body, now=1_000, max_age_s=10) == 5.0
+
+
+def test_a_refusal_can_be_written_down_whatever_is_in_it() -> None:
+    with pytest.raises(NoNumber, match=r"x\?y"):
+        value_in(b'{"status": "error", "error": "x\\ud800y"}', now=0, max_age_s=1)

@@ -237,6 +237,11 @@ def test_a_question_about_the_promotion_has_no_percentage() -> None:
     assert "percentage" not in json.loads(body_of(asked, "", {}))
 
 
+def test_a_text_can_be_written_down_whatever_is_in_it() -> None:
+    """JSON may name half of a character; no message holds that, and so no record."""
+    assert meaning(409, b'{"text": "no\\ud800"}') == (Answer.NO, "no?")
+
+
 def test_a_long_text_is_cut() -> None:
     said = meaning(200, json.dumps({"answer": "no", "text": "x" * 10_000}).encode())
     assert len(said.text) == 500
