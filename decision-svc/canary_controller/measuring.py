@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import structlog
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Cohort, Policy, Release, Variant
 from canary_engine.plan import Limit, Metric, Plan, Query
@@ -20,8 +21,12 @@ from canary_controller.ending import WINDOW_S
 from canary_controller.errors import AdminError
 from canary_controller.sources.source import Measured, MetricKey, Source, Target, Trouble
 
+log = structlog.get_logger()
+
 MOST_AT_ONCE = 32
 LONGEST_WINDOW_S = 300
+ENDED_EVERY = timedelta(seconds=5)
+"""Once a release has ended, people wait for what is measured."""
 TOLD = frozenset(
     {
         Metric.ERROR_RATE, Metric.ERROR_COUNT, Metric.THROUGHPUT, Metric.AVG_RESPONSE_TIME,
@@ -69,9 +74,10 @@ class Measuring:
         release, plan, key = policy.release, policy.plan, policy.service_key
         if release is None or plan is None or key in self._tasks:
             return
+        every = timedelta(seconds=plan.check_interval_s) if release.is_in_force else ENDED_EVERY
         at = self.found(key, release).at
-        every = timedelta(seconds=plan.check_interval_s)
-        if (at is not None and now - at < every) or not _is_asked(release, plan):
+        is_fresh = at is not None and timedelta(0) <= now - at < every
+        if is_fresh or not _is_asked(release, plan):
             return
         task = asyncio.get_running_loop().create_task(
             self._measure(key, release, plan, stable_version, now)
@@ -104,6 +110,9 @@ class Measuring:
                     found = Found(release_id=release.id, at=now, answered=answered)
             except AdminError as error:
                 found = Found(release_id=release.id, at=now, trouble=str(error))
+            except Exception as error:  # else what was found before would be believed for ever
+                log.exception("a release cannot be measured", service_key=key)
+                found = Found(release_id=release.id, at=now, trouble=repr(error))
             self._found[key] = found
 
     async def _in_force(
