@@ -10,25 +10,28 @@ import pytest
 from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
-from canary_controller import evidence, slots, watched
+from canary_controller import evidence, looking, slots, watched
 from canary_controller.admin import FAR, Answered, Lease, OutcomeSlot
+from canary_controller.closing import verified
 from canary_controller.ending import End, Ended, verification
 from canary_controller.errors import Unreachable
 from canary_controller.evidence import Mix, Seen
 from canary_controller.judging import EngineJudge
 from canary_controller.lease import Lease as HeldLease
+from canary_controller.measuring import NOTHING, Found
 from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
 from canary_controller.slots import COMPLETE_AFTER_S, Slots
+from canary_controller.sources.source import Measured, Trouble
 from canary_controller.turns import turn
 from canary_engine.histogram import Histogram, merge_counts
 from canary_engine.judge import evidence as gathering
 from canary_engine.judge.slots import SLOT_S, side
 from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
-from canary_engine.model import Cohort, Policy, Release, ReleaseStatus
+from canary_engine.model import Cohort, Policy, Release, ReleaseStatus, Variant
 from canary_engine.outcomes import Tally
-from canary_engine.plan import Comparison, GateKind, Occasion, Plan, PlanStep
+from canary_engine.plan import Comparison, GateKind, Limit, Metric, Occasion, Plan, PlanStep
 from canary_engine.record import (
     PROMOTION,
     Alert,
@@ -252,6 +255,56 @@ def test_a_release_that_is_kept_or_resumed_is_judged_anew_and_a_raise_counts_sam
     assert evidence.renewed(whole, RELEASE, PLAN, JUDGE, later) == whole
 
 
+def test_evidence_by_a_plan_that_was_changed_is_gathered_anew_from_what_the_service_keeps() -> None:
+    policy = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
+    w = watched.begin(policy, None, JUDGE, NOW)
+    assert w is not None
+    w.seen = evidence.gathered(w.seen, a_minute(), JUDGE, MIX, FIRST + 5)
+    w.heard_slot, w.is_up_to_date = w.seen.slot, True
+    off = replace(PLAN, comparison=Comparison(enabled=False))
+    w.follow(replace(policy, revision=2, plan=off), JUDGE, NOW + timedelta(minutes=2))
+    assert w.seen.known == JUDGE.begin(off)
+    assert w.heard_slot < w.seen.slot == FIRST - 1
+    assert not w.is_up_to_date
+
+
+@pytest.mark.parametrize(
+    ("share", "is_empty", "verdict"),
+    [
+        (0, True, Verdict.INCONCLUSIVE),
+        (0, False, Verdict.ERROR),
+        (5_000, True, Verdict.ERROR),
+    ],
+)
+def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_getting_it(
+    share: int, is_empty: bool, verdict: Verdict
+) -> None:
+    """A server that is down does."""
+    plan = replace(PLAN, success=(Limit(metric=Metric.CPU, max=80),))
+    release = replace(RELEASE, share=share)
+    policy = Policy(service_key="shop", revision=1, release=release, plan=plan)
+    w = watched.begin(policy, None, JUDGE, NOW)
+    assert w is not None
+    trouble = Trouble(
+        metric=Metric.CPU, name="", variant=Variant.CANARY, why="x", is_empty=is_empty
+    )
+    found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
+    looking.judge_it(w, JUDGE, found, NOW, has_news=True)
+    assert looking.verdict_of(w) is verdict
+
+
+def test_what_came_before_a_release_was_resumed_is_in_none_of_its_metrics() -> None:
+    resumed = replace(RELEASE, judged_since=NOW + timedelta(seconds=30))
+    policy = Policy(service_key="shop", revision=1, release=resumed, plan=PLAN)
+    later = NOW + timedelta(seconds=50)
+    w = watched.begin(policy, None, JUDGE, later)
+    assert w is not None
+    w.slots = a_minute()
+    found = looking.sides(w, NOTHING, later).drawn
+    assert found.performance.requests == 3 * 20
+    assert found.performance.throughput == 3 * 20 / 20
+
+
 def test_what_a_clock_that_was_ahead_has_seen_is_nothing_to_go_on_with() -> None:
     ahead = replace(seen(), slot=FIRST + 1_000)
     again = evidence.renewed(ahead, RELEASE, PLAN, JUDGE, NOW + timedelta(minutes=1))
@@ -389,6 +442,17 @@ def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
     assert why
 
 
+@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.VERIFIED)])
+def test_the_end_is_verified_by_what_was_answered_after_it(at_s: int, end: End) -> None:
+    """Of the minute before, most of it came when the canary was still there."""
+    policy = Policy(service_key="shop", revision=1, release=BACK, plan=PLAN)
+    now = NOW + timedelta(seconds=100)
+    w = watched.begin(policy, noted(canary=0.5, control=0.5), JUDGE, now)
+    assert w is not None
+    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), answered={})
+    assert verified(w, found, now)[0] is end
+
+
 # Records and messages
 
 
@@ -461,3 +525,11 @@ def test_the_message_of_a_point_is_made_once() -> None:
     first = known.of(record)
     more = replace(record, points=(*record.points, Point(at=NOW, weight=1)))
     assert [a is b for a, b in zip(first, known.of(more), strict=False)] == [True, True]
+
+
+def test_of_one_service_key_the_points_of_one_release_are_remembered() -> None:
+    """Another controller may have closed the record of the one before."""
+    known = PointMessages()
+    first = known.of(replace(RECORD, is_closed=False))
+    known.of(replace(RECORD, is_closed=False, release_id="the next", points=()))
+    assert known.of(replace(RECORD, is_closed=False))[0] is not first[0]
