@@ -16,14 +16,14 @@ from canary_engine.model import BUCKETS, Cohort, Release, ReleaseStatus
 from canary_engine.outcomes import Tally
 from canary_engine.plan import GateKind, Plan
 from canary_engine.record import GateState, Point
-from canary_engine.record_size import thinned
+from canary_engine.record_size import named_alone, thinned
 from canary_engine.step import Action, Because, Do, Look, current_step, next_weight, step
 from canary_engine.webhooks import questions_after, questions_before, refusal, unanswered
 
 from canary_controller import evidence
 from canary_controller.admin import FAR
 from canary_controller.judging import Case, Judge
-from canary_controller.measuring import TOLD, Found, named, window
+from canary_controller.measuring import TOLD, Found, all_limits, named, window
 from canary_controller.slots import first_slot, newest_complete, slot_of
 from canary_controller.sources.source import MetricKey, Trouble, onto
 from canary_controller.turns import turn
@@ -160,16 +160,21 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
         return
     every = timedelta(seconds=max(w.plan.check_interval_s, _POINT_EVERY_S))
     if last is None or now - last.at >= every or last.weight != weight:
-        point = Point(
-            at=now,
-            weight=weight,
-            canary=w.sides.drawn,
-            control=w.sides.control,
-            chosen=w.sides.chosen,
-            verdict=w.record.verdict,
-            e_values=w.judged.e_values,
-        )
-        w.record = replace(w.record, points=thinned((*w.record.points, point), now))
+        w.record = replace(w.record, points=thinned((*w.record.points, _point(w, now)), now))
+
+
+def _point(w: Watched, now: datetime) -> Point:
+    """How it stands, with those of the metrics that people name which the plan is about."""
+    names = {name for _, name in named((*all_limits(w.plan), *w.plan.queries))}
+    return Point(
+        at=now,
+        weight=_weight(w.release),
+        canary=named_alone(w.sides.drawn, names),
+        control=named_alone(w.sides.control, names),
+        chosen=named_alone(w.sides.chosen, names),
+        verdict=w.record.verdict,
+        e_values=w.judged.e_values,
+    )
 
 
 def renew_sides(w: Watched, found: Found, now: datetime) -> None:

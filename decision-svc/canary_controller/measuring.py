@@ -151,12 +151,13 @@ def window(plan: Plan) -> int:
     return min(max(60, plan.check_interval_s), LONGEST_WINDOW_S)
 
 
-def named(limits: Iterable[Limit]) -> set[MetricKey]:
-    """The metrics that limits are about."""
-    return {(limit.metric, limit.name) for limit in limits}
+def named(parts: Iterable[Limit | Query]) -> set[MetricKey]:
+    """The metrics that limits and queries are about."""
+    return {(part.metric, part.name) for part in parts}
 
 
-def _all_limits(plan: Plan) -> tuple[Limit, ...]:
+def all_limits(plan: Plan) -> tuple[Limit, ...]:
+    """Whatever the plan holds metrics against."""
     return (*plan.success, *plan.alerts, *plan.rollback.conditions)
 
 
@@ -168,4 +169,4 @@ def _is_asked(release: Release, plan: Plan) -> bool:
 
 
 def _wants_reports(plan: Plan) -> bool:
-    return any(metric not in TOLD for metric, _ in named(_all_limits(plan)))
+    return any(metric not in TOLD for metric, _ in named(all_limits(plan)))

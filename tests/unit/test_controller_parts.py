@@ -60,6 +60,7 @@ RELEASE = Release(
     judged_since=NOW,
     weight_since=NOW,
 )
+POLICY = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
 FIRST = slots.first_slot(NOW)
 MIX = Mix(share=5_000, control=20_000, since=NOW)
 JUDGE = EngineJudge()
@@ -291,6 +292,20 @@ def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_gett
     found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
     looking.judge_it(w, JUDGE, found, NOW, has_news=True)
     assert looking.verdict_of(w) is verdict
+
+
+def test_points_hold_what_the_plan_is_about_however_much_is_reported() -> None:
+    """A thousand series of each point would make a record that nobody takes."""
+    plan = replace(PLAN, alerts=(Limit(metric=Metric.CUSTOM, name="carts", min=1),))
+    w = watched.begin(replace(POLICY, plan=plan), None, JUDGE, NOW)
+    assert w is not None
+    told = {**{f"n{number}": 1.0 for number in range(1_000)}, "carts": 2.0}
+    business = Business(revenue=7, feature_usage=told)
+    w.sides = watched.Sides(drawn=MetricSnapshot(custom=told, business=business))
+    looking.note_state(w, looking.step_it(w, NOW), NOW)
+    (point,) = w.record.points
+    assert point.canary.custom == point.canary.business.feature_usage == {"carts": 2.0}
+    assert point.canary.business.revenue == 7
 
 
 def test_what_came_before_a_release_was_resumed_is_in_none_of_its_metrics() -> None:
