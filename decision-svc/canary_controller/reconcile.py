@@ -99,6 +99,7 @@ class Reconciler:
         self._now: datetime | None = None
         self._lease_told: datetime | None = None
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._succeeded: list[Watched] = []
         self._mistakes: list[Exception] = []
 
     async def tick(self, token: int, may_act: Callable[[], bool]) -> None:
@@ -122,6 +123,8 @@ class Reconciler:
         # After the writes: a mesh follows what is stored, and hears of a rollback at once.
         self._outside.meshes.see(self._revisions, now, may_act)
         await self._each(self._ended(), lambda w: self._see_off(w, now))
+        succeeded, self._succeeded = self._succeeded, []
+        await self._each(succeeded, lambda w: self._leave(w, token, may_act, now))
         await self._each(self._to_save(now), lambda w: self._save(w, token, may_act, now))
         self._talk(now)
         self._own_up()
@@ -140,6 +143,7 @@ class Reconciler:
         """Begin with what the service says."""
         self._token = 0
         self._watched.clear()
+        self._succeeded.clear()
         self._outside.meshes.forget()
 
     async def _all(self) -> list[Known]:
@@ -198,7 +202,9 @@ class Reconciler:
             return w
         release, plan = one.policy.release, one.policy.plan
         if w is None or release is None or release.id != w.release.id or plan is None:
-            self._watched.pop(one.service_key, None)
+            before = self._watched.pop(one.service_key, None)
+            if before is not None and release is not None and release.id != before.release.id:
+                self._succeeded.append(before)
             return None
         w.follow(one.policy, self._judge, now)
         return w
@@ -316,6 +322,16 @@ class Reconciler:
         if is_over or now - (w.release.ended_at or now) > AT_MOST:
             await self._outside.reports.write(w.policy, w.record)
             w.record = replace(w.record, is_closed=True, waits_for="")
+
+    async def _leave(
+        self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
+    ) -> None:
+        """Report on a release that another has succeeded: nobody can verify its end any more."""
+        w.note(Event(at=now, what="succeeded", why="another was started"))
+        telling.tell_all_over(w, self._outside.people, now)
+        w.record = replace(w.record, is_closed=True, waits_for="")
+        await self._outside.reports.write(w.policy, w.record)
+        await self._save(w, token, may_act, now)
 
     def _to_save(self, now: datetime) -> list[Watched]:
         return [w for w in self._up_to_date() if w.is_to_save(now)]

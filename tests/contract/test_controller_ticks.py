@@ -10,7 +10,7 @@ import pytest
 from canary_controller.errors import AdminError, Refused, Unreachable, Unreadable
 from canary_controller.slots import slot_of
 from canary_engine.judge.verdict import Verdict
-from canary_engine.model import ReleaseStatus
+from canary_engine.model import ReleaseStatus, Strategy
 from canary_engine.plan import Plan, PlanStep, RollbackPlan
 from canary_engine.release import Move
 from canary_engine.step import Do
@@ -125,3 +125,19 @@ async def test_a_record_that_is_spoilt_is_begun_anew(world: World, machine: Mach
     world.unread = Unreadable("it is no record")
     await second(world, machine, 20)
     assert world.records[world.release.id].fence == 2
+
+
+async def test_a_release_that_gives_way_to_the_next_leaves_its_report_and_a_closed_record(
+    world: World, machine: Machine
+) -> None:
+    """Whoever starts another within the minute does not have the end verified, but told of."""
+    await machine.tick()
+    await world.person(lambda editor: editor.move_release(Move.ABANDON))
+    await world.person(lambda editor: editor.start_release("v2", 5_000, Strategy.COMBINED, ""))
+    await second(world, machine)
+    (left,) = [r for key, r in world.records.items() if key != world.release.id]
+    assert machine.reports.reported == [left.release_id] == ["r-1"]
+    assert left.is_closed
+    assert (left.events[-1].what, left.events[-1].why) == ("succeeded", "another was started")
+    await second(world, machine)
+    assert machine.reports.reported == ["r-1"]

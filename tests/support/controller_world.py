@@ -147,7 +147,7 @@ class World:
             self._snapshot,
             SERVICE_METRICS,
             clock=lambda: self.now,
-            new_id=lambda: str(next(numbers)),
+            new_id=lambda: f"n{next(numbers)}",
         )
 
     @property
@@ -386,6 +386,7 @@ class Nobody:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.reported: list[str] = []
 
     def ask(self, wanted: Mapping[Question, Body]) -> None:
         """See Askable."""
@@ -397,6 +398,7 @@ class Nobody:
 
     async def write(self, policy: Policy, record: ReleaseRecord) -> None:
         """See Reports."""
+        self.reported.append(record.release_id)
 
 
 class Scripted(EngineJudge):
@@ -438,9 +440,9 @@ class Machine:
         """A controller that knows nothing."""
         measuring = Measuring(self.wire, None)
         self._measuring = measuring
-        self.webhooks = Nobody()
+        self.webhooks = self.reports = Nobody()
         outside = Outside(
-            measuring=measuring, webhooks=self.webhooks, people=People(), reports=Nobody()
+            measuring=measuring, webhooks=self.webhooks, people=People(), reports=self.reports
         )
         self._controller = Controller(
             HeldLease(self.wire, self.name, 10, self._monotonic),
