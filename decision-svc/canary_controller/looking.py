@@ -56,8 +56,10 @@ def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news:
 
 def gather(w: Watched, judge: Judge, until: int) -> None:
     """Take the slots up to ``until`` for evidence, and keep those of the last minutes."""
+    if until <= w.seen.slot:
+        return
     w.seen = evidence.gathered(w.seen, w.slots, judge, w.mix, until)
-    w.heard_slot = max(w.heard_slot, w.seen.slot)
+    w.heard_slot = w.seen.slot
     w.slots.forget(w.seen.slot - window(w.plan) // SLOT_S)
 
 

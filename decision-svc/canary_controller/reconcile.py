@@ -151,10 +151,14 @@ class Reconciler:
         return [Known(service_key=key, slot=FAR) for key in await self._admin.services()]
 
     def _known(self) -> list[Known]:
-        """What is known; of releases that are far behind, only some ask for their outcomes."""
+        """What is known; of releases that are far behind, only some ask for their outcomes.
+
+        Those that have ended are not judged, and so are behind for ever.
+        """
         room, found = MOST_BEHIND, []
         for w in self._watched.values():
-            is_behind = w.newest_slot is not None and w.newest_slot - w.seen.slot > BEHIND_SLOTS
+            newest = w.newest_slot if w.release.is_in_force else None
+            is_behind = newest is not None and newest - w.seen.slot > BEHIND_SLOTS
             room -= is_behind
             w.is_up_to_date = not is_behind or room >= 0
             slot = w.heard_slot if w.is_up_to_date else FAR

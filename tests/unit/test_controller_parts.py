@@ -62,6 +62,7 @@ RELEASE = Release(
 )
 POLICY = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
 FIRST = slots.first_slot(NOW)
+HOUR = timedelta(hours=1)
 MIX = Mix(share=5_000, control=20_000, since=NOW)
 JUDGE = EngineJudge()
 WELL, WORSE = Finding(metric="errors", verdict="pass"), Finding(metric="errors", verdict="fail")
@@ -228,6 +229,17 @@ def test_a_slot_that_was_looked_at_is_taken_over_as_it_was_counted_then() -> Non
     assert JUDGE.add(taken, two).evidence == JUDGE.add(JUDGE.add(known, one), two).evidence
     grown = replace(one, canary=two.control)
     assert JUDGE.add(replace(known, links=looked), grown) == JUDGE.add(known, grown)
+
+
+def test_old_slots_that_come_once_more_keep_the_last_minutes_from_nobody() -> None:
+    """As when the record could be had only at the second look."""
+    late = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 100)
+    w = watched.begin(POLICY, replace(RECORD, evidence=evidence.text(late)), JUDGE, NOW + HOUR)
+    assert w is not None
+    asked_after = w.heard_slot
+    looking.gather(w, JUDGE, FIRST + 50)
+    assert (w.seen.slot, w.heard_slot) == (FIRST + 100, asked_after)
+    assert asked_after < w.seen.slot
 
 
 def test_a_slot_is_taken_for_evidence_once() -> None:
