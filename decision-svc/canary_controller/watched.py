@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -29,6 +30,7 @@ SAVED_AGAIN = timedelta(seconds=5)
 """So soon a verdict that wavers is noted again."""
 REFUSED_FOR = timedelta(seconds=10)
 """For so long a move that was refused is not tried again, unless the policy changes."""
+_NUMBERS = re.compile(r"[0-9][0-9.,e+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,4 +205,6 @@ def _happenings(record: ReleaseRecord) -> Sequence[object]:
 
 
 def _state(record: ReleaseRecord) -> Sequence[object]:
-    return (record.verdict, record.waits_for)
+    """How it stands; numbers that go up by the second are no other state."""
+    weight = record.points[-1].weight if record.points else None
+    return (record.verdict, weight, _NUMBERS.sub("", record.waits_for))

@@ -483,6 +483,26 @@ def test_the_end_is_verified_by_what_was_answered_after_it(at_s: int, end: End) 
 # Records and messages
 
 
+@pytest.mark.parametrize(
+    ("waits_for", "is_to_save"),
+    [("12 of the 500 requests", False), ("12 of the 500 requests; a person", True)],
+)
+def test_a_count_that_goes_up_is_noted_once_a_minute_and_other_words_sooner(
+    waits_for: str, is_to_save: bool
+) -> None:
+    w = watched.begin(POLICY, replace(RECORD, waits_for="9 of the 500 requests"), JUDGE, NOW)
+    assert w is not None
+    later = timedelta(seconds=6)
+    at = next(
+        at
+        for at in (NOW + timedelta(seconds=n) for n in range(60))
+        if turn("shop", at, 60) == turn("shop", at + later, 60)
+    )
+    w.saved = replace(w.saved, written_at=at)
+    w.record = replace(w.record, waits_for=waits_for)
+    assert w.is_to_save(at + later) is is_to_save
+
+
 def test_points_are_the_fewer_the_older_and_none_is_lost_at_which_the_weight_changed() -> None:
     points = [
         Point(at=NOW + timedelta(seconds=10 * n), weight=5_000 if n < 5_000 else 25_000)
