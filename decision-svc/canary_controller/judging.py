@@ -17,7 +17,7 @@ from canary_engine.judge.findings import Compared, Ground
 from canary_engine.judge.measures import Consequence, Measure, measures
 from canary_engine.judge.slots import Slot
 from canary_engine.judge.traffic import Traffic
-from canary_engine.judge.verdict import Judgement, Look, Verdict, judge
+from canary_engine.judge.verdict import Cause, Judgement, Look, Verdict, judge
 from canary_engine.plan import Comparison, Metric, Plan
 from canary_engine.record import Finding, Severity
 
@@ -58,7 +58,8 @@ class Case:
 class Judged:
     """What follows and why, in words; ``known`` is what is known after the look.
 
-    ``findings`` tells them in words when somebody wants to know.
+    ``findings`` tells them in words when somebody wants to know. ``broken`` are the plan's limits
+    that are known to be.
     """
 
     verdict: Verdict
@@ -67,6 +68,7 @@ class Judged:
     findings: Callable[[], tuple[Finding, ...]] = tuple
     e_values: Mapping[str, float] = field(default_factory=dict)
     alarms: tuple[Raised, ...] = ()
+    broken: str = ""
 
 
 class Judge(Protocol):
@@ -127,6 +129,7 @@ class EngineJudge:
             findings=lambda: _findings(found),
             e_values=_e_values(found.evidence),
             alarms=tuple(_alarms(found.traffic)),
+            broken="; ".join(one.text for one in found.because if one.cause in _BROKEN),
         )
 
 
@@ -165,6 +168,7 @@ def _why(found: Judgement) -> str:
     return "; ".join(words)
 
 
+_BROKEN = frozenset({Cause.CONDITION_HELD, Cause.CONDITION_BROKEN, Cause.CRITERION_BROKEN})
 _VERDICTS = {
     Standing.WELL: Verdict.PASS,
     Standing.BROKEN: Verdict.INCONCLUSIVE,

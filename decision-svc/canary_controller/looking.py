@@ -48,7 +48,7 @@ def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news:
         return
     w.looked_at = now
     renew_sides(w, found, now)
-    w.missing = missing(w, found, now)
+    w.missing, w.unanswered = missing(w, found, now), unanswered_queries(w, found)
     since = (w.seen.missing_since or now) if w.missing else None
     w.judged = judge.look(_case(w, found, now))
     w.seen = replace(w.seen, missing_since=since, known=w.judged.known)
@@ -105,6 +105,7 @@ def look_of(w: Watched, now: datetime) -> Look:
         requests_per_check=requests_per_check(w),
         no_data_s=(now - w.seen.missing_since).total_seconds() if w.seen.missing_since else 0.0,
         gates=w.gates,
+        broken=w.judged.broken,
         mesh=w.mesh.held,
         refusal=f"webhook {no.name!r} said no{f': {no.text}' if no.text else ''}" if no else "",
     )
@@ -231,14 +232,26 @@ def _troubles(w: Watched, found: Found) -> Iterable[Trouble]:
     return troubles if _has_traffic(w) else [one for one in troubles if not one.is_empty]
 
 
+def unanswered_queries(w: Watched, found: Found) -> dict[str, str]:
+    """Of each metric that nothing waits for and a query did not tell, why."""
+    if not _has_traffic(w):
+        return {}
+    needed = _needed(w.plan)
+    return _said(one for one in found.queried.troubles if (one.metric, one.name) not in needed)
+
+
 def _unanswered(plan: Plan, troubles: Iterable[Trouble]) -> dict[str, str]:
     """Of each metric that the plan needs and a query did not tell, why."""
-    needed = named((*plan.success, *plan.rollback.conditions))
-    return {
-        trouble.name or str(trouble.metric): trouble.why
-        for trouble in troubles
-        if (trouble.metric, trouble.name) in needed
-    }
+    needed = _needed(plan)
+    return _said(trouble for trouble in troubles if (trouble.metric, trouble.name) in needed)
+
+
+def _needed(plan: Plan) -> set[MetricKey]:
+    return named((*plan.success, *plan.rollback.conditions))
+
+
+def _said(troubles: Iterable[Trouble]) -> dict[str, str]:
+    return {trouble.name or str(trouble.metric): trouble.why for trouble in troubles}
 
 
 def values(snapshot: MetricSnapshot) -> Reading:

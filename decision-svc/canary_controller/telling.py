@@ -31,7 +31,9 @@ LEAST_REQUESTS = 20
 TOLD_AGAIN_S = 5
 LEASE_TOLD_AGAIN = timedelta(minutes=10)
 """No sooner are people told again of a lease that comes and goes."""
-VERIFIED, UNVERIFIED = "verified", "unverified"
+SAME_HALT = timedelta(seconds=30)
+"""A halt is noted as of when it was decided; the service halts it so long after at most."""
+VERIFIED, UNVERIFIED, HALTED = "verified", "unverified", "halted"
 
 
 class Askable(Protocol):
@@ -87,6 +89,8 @@ def sight(w: Watched, now: datetime) -> Sight:
         questions=w.questions,
         calls=w.record.calls,
         missing=w.missing,
+        unanswered=w.unanswered,
+        halted=_why_halted(w),
         rollback_wanted=w.judged.why if wanted else "",
         verified=_why_of(w, VERIFIED),
         unverified=_why_of(w, UNVERIFIED) if not w.has_noted(VERIFIED) else "",
@@ -172,6 +176,15 @@ def _metrics(w: Watched) -> dict[str, Any]:
 
 def _why_of(w: Watched, what: str) -> str:
     return next((event.why for event in reversed(w.record.events) if event.what == what), "")
+
+
+def _why_halted(w: Watched) -> str:
+    """Why a controller halted it; "": a person did, or it was resumed since."""
+    halts = [event for event in w.record.events if event.what == HALTED]
+    since = w.release.weight_since
+    if not halts or since is None or abs(since - halts[-1].at) > SAME_HALT:
+        return ""
+    return halts[-1].why
 
 
 def _why_ended(w: Watched) -> str:

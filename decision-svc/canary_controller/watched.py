@@ -84,6 +84,7 @@ class Watched:
     gates: tuple[GateState, ...] = ()
     mesh: MeshSight = NO_MESH
     missing: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
     questions: tuple[Question, ...] = ()
     to_ask: tuple[Question, ...] = ()
     action: Action | None = None

@@ -6,7 +6,7 @@ have heard of already is for ``canary_engine.alerts``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from canary_engine.alerts import ABOUT_ROLLBACK, Raised
 from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.model import BUCKETS, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Plan, length, said
-from canary_engine.record import Alert, Answer, GateState, Severity, WebhookCall
+from canary_engine.record import Alert, GateState, Severity, WebhookCall
 from canary_engine.step import current_step
 from canary_engine.webhooks import SILENT_TRIES, Question, call_of, is_silent
 
@@ -25,6 +25,8 @@ LONG_WINDOW = timedelta(hours=24)
 """The same of windows and freezes, which are shut on purpose."""
 STUCK_HOLDS = 3
 """How many times its hold a weight may stay before it is a warning."""
+STUCK_S = 60
+"""So long after the last gate has opened it may still go on by itself."""
 NO_DATA_S = 60
 MESH_S, MESH_EXCEEDS_S = 30, 10
 """How long a mesh may be out of step, and how long so that it may give the canary too much."""
@@ -38,8 +40,9 @@ class Sight:
     """What the controller sees of one release ``now``.
 
     ``gates`` and ``questions`` are those before the next step or, after the end, those to tell.
-    ``missing`` says of each metric that the plan needs and nobody gives why. ``rollback_wanted``
-    is why the release should be rolled back where the plan leaves that to people; ``verified`` says
+    ``missing`` says of each metric that the plan needs and nobody gives why, ``unanswered`` the
+    same of what nothing waits for. ``halted`` is why the controller halted it, ``rollback_wanted``
+    why the release should be rolled back where the plan leaves that to people; ``verified`` says
     how its end was verified, ``unverified`` why it could not be; ``judged`` is the judge's reason
     in words. ``mesh`` is how its mesh stands. ``extra`` is whatever else the controller knows, e.g.
     a sample-ratio alarm.
@@ -54,6 +57,8 @@ class Sight:
     questions: tuple[Question, ...] = ()
     calls: tuple[WebhookCall, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Mapping[str, str] = field(default_factory=dict)
+    halted: str = ""
     rollback_wanted: str = ""
     verified: str = ""
     unverified: str = ""
@@ -85,6 +90,7 @@ def concerns(sight: Sight) -> Concerns:
         *_wanted_rollback(sight),
         *_stuck(release, sight),
         *_no_data(sight),
+        *_unanswered(sight),
         *broken,
         *_gates(sight),
         *_webhooks(sight),
@@ -163,11 +169,12 @@ def _is_rolled_back(sight: Sight) -> bool:
 def _state(release: Release, sight: Sight) -> Iterator[Raised]:
     service = sight.policy.service_key
     if release.halted:
+        why = f"{_sentence(sight.halted)} " if sight.halted else ""
         yield Raised(
             key="halted",
             severity=Severity.CRITICAL,
             title=f"the release of {release.version} is halted",
-            text=f"Everybody gets stable. {_refusals(sight)}It waits for a person: canaryctl "
+            text=f"Everybody gets stable. {why}It waits for a person: canaryctl "
             f"release resume {service}, or canaryctl release rollback {service}.",
         )
     elif release.status is ReleaseStatus.PAUSED:
@@ -177,11 +184,6 @@ def _state(release: Release, sight: Sight) -> Iterator[Raised]:
             title=f"the release of {release.version} is paused at {_percent(release.share)} %",
             text=f"It waits for a person: canaryctl release resume {service}.",
         )
-
-
-def _refusals(sight: Sight) -> str:
-    refused = [call for call in sight.calls if call.answer is Answer.NO]
-    return f"Webhook {refused[-1].name!r} said no: {refused[-1].text}. " if refused else ""
 
 
 def _due_rollback(release: Release) -> Iterator[Raised]:
@@ -220,6 +222,7 @@ def _stuck(release: Release, sight: Sight) -> Iterator[Raised]:
             title=f"the release stands at {_percent(release.share)} %",
             text=f"It was to be held there for {length(hold_s)}. "
             f"{_sentence(sight.judged or 'the judge has not seen enough to let it go on')}",
+            after_s=STUCK_S,
         )
 
 
@@ -236,11 +239,24 @@ def _no_data(sight: Sight) -> Iterator[Raised]:
         )
 
 
+def _unanswered(sight: Sight) -> Iterator[Raised]:
+    """Queries that give nothing, and whose metric holds nothing up: else nobody would notice."""
+    if sight.unanswered:
+        told = "; ".join(f"{metric}: {why}" for metric, why in sorted(sight.unanswered.items()))
+        yield Raised(
+            key="no-answer",
+            severity=Severity.WARNING,
+            title=f"queries without an answer: {', '.join(sorted(sight.unanswered))}",
+            text=f"{told}. Nothing waits for it, but no alert can be about it either.",
+            after_s=NO_DATA_S,
+        )
+
+
 def _limits(sight: Sight) -> tuple[list[Raised], frozenset[str]]:
     """Which of the plan's alerts are broken; those without a value are unknown."""
     broken, unknown = [], set()
     for limit in sight.plan.alerts:
-        key = _limit_key(limit)
+        key = _limit_key(limit, sight.plan.alerts)
         value, stable = (of(limit.metric, limit.name) for of in (sight.canary, sight.stable))
         if value is None or (limit.of_stable and stable is None):
             unknown.add(key)
@@ -257,8 +273,17 @@ def _limits(sight: Sight) -> tuple[list[Raised], frozenset[str]]:
     return broken, frozenset(unknown)
 
 
-def _limit_key(limit: Limit) -> str:
-    return f"limit:{limit.metric}{f':{limit.name}' if limit.name else ''}"
+def _limit_key(limit: Limit, limits: Sequence[Limit]) -> str:
+    """By the metric; where a plan has several limits on it, each has a key of its own."""
+    key = f"limit:{limit.metric}{f':{limit.name}' if limit.name else ''}"
+    of_it = [one for one in limits if (one.metric, one.name) == (limit.metric, limit.name)]
+    if len(of_it) == 1:
+        return key
+    bounds = [("max", limit.max), ("min", limit.min)]
+    parts = [f"{word}-{bound:g}" for word, bound in bounds if bound is not None]
+    parts += ["of-stable"] if limit.of_stable else []
+    parts += [f"for-{limit.duration}"] if limit.duration_s else []
+    return f"{key}:{'-'.join(parts)}"
 
 
 def _broken(limit: Limit, value: float, stable: float) -> str:

@@ -78,7 +78,8 @@ class Look:
     ``samples`` are the canary's requests since its traffic is what it is, ``requests_per_check``
     those that one check may expect, None if that is not known. ``no_data_s`` is for how long there
     has been no data. ``gates`` stand before the next move, ``refusal`` is what a webhook said that
-    said no. ``mesh`` is why a mesh could not follow a raise; "" if it could, or there is none.
+    said no. ``broken`` says which limits of the plan are broken, if only for a moment yet.
+    ``mesh`` is why a mesh could not follow a raise; "" if it could, or there is none.
     """
 
     verdict: Verdict
@@ -88,6 +89,7 @@ class Look:
     no_data_s: float = 0.0
     gates: tuple[GateState, ...] = ()
     refusal: str = ""
+    broken: str = ""
     mesh: str = ""
 
 
@@ -196,13 +198,18 @@ def _next(case: _Case) -> Action:
 
 
 def _look_on(case: _Case) -> Action:
-    """Nothing can be said yet, which keeps nobody from getting the first users."""
+    """Nothing can be said yet, which keeps nobody from getting the first users.
+
+    What is bad already does.
+    """
     if case.release.share:
         return _stay(case, Because.INCONCLUSIVE, case.look.why or "more must be seen")
     first = case.plan.steps[0]
     if not case.is_fresh and case.watched_s < first.hold_s:
         # Somebody took its traffic away, or resumed it: they get the time of a step.
         return _stay(case, Because.HOLDING, f"it stays at 0 % until {case.end_of(first)}")
+    if case.look.broken:
+        return _stay(case, Because.INCONCLUSIVE, case.look.broken)
     return _next(case)
 
 

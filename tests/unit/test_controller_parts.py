@@ -10,7 +10,7 @@ import pytest
 from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
-from canary_controller import evidence, looking, slots, watched
+from canary_controller import evidence, looking, slots, telling, watched
 from canary_controller.admin import FAR, Answered, Lease, OutcomeSlot
 from canary_controller.closing import verified
 from canary_controller.ending import End, Ended, verification
@@ -31,7 +31,16 @@ from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
 from canary_engine.model import Cohort, Policy, Release, ReleaseStatus, Variant
 from canary_engine.outcomes import Tally
-from canary_engine.plan import Comparison, GateKind, Limit, Metric, Occasion, Plan, PlanStep
+from canary_engine.plan import (
+    Comparison,
+    GateKind,
+    Limit,
+    Metric,
+    Occasion,
+    Plan,
+    PlanStep,
+    RollbackPlan,
+)
 from canary_engine.record import (
     PROMOTION,
     Alert,
@@ -45,6 +54,7 @@ from canary_engine.record import (
     WebhookCall,
 )
 from canary_engine.record_size import MOST_POINTS, thinned
+from canary_engine.step import Do
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -304,6 +314,47 @@ def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_gett
     found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
     looking.judge_it(w, JUDGE, found, NOW, has_news=True)
     assert looking.verdict_of(w) is verdict
+
+
+def test_a_limit_that_is_broken_at_0_percent_keeps_the_first_users_away() -> None:
+    """Its queries, reports, or those who were chosen for it tell of a canary without a share."""
+    plan = replace(
+        PLAN, rollback=RollbackPlan(conditions=(Limit(metric=Metric.CPU, max=80, duration="5m"),))
+    )
+    w = watched.begin(
+        replace(POLICY, plan=plan, release=replace(RELEASE, share=0)), None, JUDGE, NOW
+    )
+    assert w is not None
+    for cpu, do in ((95.0, Do.STAY), (60.0, Do.RAISE)):
+        found = Found(release_id="r1", at=NOW, queried=Measured(canary={(Metric.CPU, ""): cpu}))
+        looking.judge_it(w, JUDGE, found, NOW, has_news=True)
+        assert looking.step_it(w, NOW).do is do
+
+
+def test_a_query_that_no_criterion_is_about_is_missed_too_but_nothing_waits_for_it() -> None:
+    w = watched.begin(POLICY, None, JUDGE, NOW)
+    assert w is not None
+    trouble = Trouble(metric=Metric.MEMORY, name="", variant=Variant.CANARY, why="bad_data")
+    found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
+    looking.judge_it(w, JUDGE, found, NOW, has_news=True)
+    assert (w.missing, w.unanswered) == ({}, {"memory": "bad_data"})
+    telling.raise_alerts(w, NOW)
+    assert [alert.key for alert in w.record.alerts] == ["no-answer"]
+
+
+@pytest.mark.parametrize(("later_s", "is_blamed"), [(1, True), (600, False)])
+def test_a_halt_has_the_reason_of_the_controller_that_halted_it_and_of_no_halt_before(
+    later_s: int, is_blamed: bool
+) -> None:
+    """It is resumed, and a person halts it again, without a word to the controller."""
+    no = Event(at=NOW, what="halted", why="webhook 'qa' said no: fridays", revision=2)
+    halted = replace(RELEASE, halted=True, weight_since=NOW + timedelta(seconds=later_s))
+    record = replace(RECORD, events=(no,))
+    w = watched.begin(replace(POLICY, release=halted), record, JUDGE, NOW)
+    assert w is not None
+    telling.raise_alerts(w, NOW + timedelta(seconds=later_s))
+    (alert,) = (one for one in w.record.alerts if one.key == "halted")
+    assert ("Webhook 'qa' said no: fridays." in alert.text) is is_blamed
 
 
 def test_points_hold_what_the_plan_is_about_however_much_is_reported() -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from canary_engine import alerts
 from canary_engine.alerts import Raised
 from canary_engine.concerns import Sight, concerns, lost_lease
 from canary_engine.mesh import MeshSight
@@ -86,13 +87,17 @@ def test_an_end_is_verified_or_it_is_critical() -> None:
     assert "unverified" in raised(release=done, unverified="stable still serves 1.0")
 
 
-def test_a_halted_release_says_which_webhook_said_no() -> None:
+def test_a_halted_release_says_why_the_controller_halted_it() -> None:
+    found = only(release={"halted": True}, halted="webhook 'qa' said no: fridays")
+    assert (found.key, found.severity) == ("halted", Severity.CRITICAL)
+    assert found.text.startswith("Everybody gets stable. Webhook 'qa' said no: fridays. It waits")
+
+
+def test_a_no_from_before_is_not_blamed_for_a_halt_by_a_person() -> None:
     said = WebhookCall(
         name="qa", occasion=Occasion.RAISE, weight=5_000, at=NOW, answer=Answer.NO, text="fridays"
     )
-    found = only(release={"halted": True}, calls=(said,))
-    assert (found.key, found.severity) == ("halted", Severity.CRITICAL)
-    assert "Webhook 'qa' said no: fridays." in found.text
+    assert "qa" not in only(release={"halted": True}, calls=(said,)).text
 
 
 def test_a_paused_release_waits_for_a_person_and_says_so() -> None:
@@ -119,6 +124,16 @@ def test_a_weight_that_stays_for_three_holds_is_stuck(minutes: int, is_stuck: bo
     assert ("stuck" in raised(release=stays)) is is_stuck
     waiting = GateState(weight=25_000, kind=GateKind.WINDOW, waits_for="the night", since=NOW)
     assert "stuck" not in raised(release=stays, gates=(waiting,))
+
+
+def test_a_release_that_has_just_left_a_gate_it_long_stood_at_wakes_nobody() -> None:
+    """It is raised a second later."""
+    stuck = raised(release={"weight_since": NOW - timedelta(days=1)})["stuck"]
+    begun = alerts.updated((), (stuck,), NOW)
+    assert alerts.notices(begun, PLAN, NOW) == ()
+    assert alerts.updated(begun, (), NOW + timedelta(seconds=2)) == ()
+    later = NOW + timedelta(seconds=60)
+    assert len(alerts.notices(alerts.updated(begun, (stuck,), later), PLAN, later)) == 1
 
 
 @pytest.mark.parametrize("share", [0, 7_000])
@@ -166,6 +181,26 @@ def test_without_a_value_a_limit_is_neither_broken_nor_kept() -> None:
     found = concerns(seen(canary={"carts": 0.0}, stable={}))
     assert found.raised == ()
     assert found.unknown == {"limit:cpu", "limit:custom:carts"}
+
+
+def test_two_limits_on_one_metric_are_two_alerts_and_one_unknown_keeps_none_of_the_other() -> None:
+    limits = (
+        Limit(metric=Metric.CPU, max=80),
+        Limit(metric=Metric.CPU, max=150, of_stable=True, duration="5m"),
+    )
+    sight = replace(seen(canary={"cpu": 90.0}, stable={}), plan=replace(PLAN, alerts=limits))
+    found = concerns(sight)
+    assert [each.key for each in found.raised] == ["limit:cpu:max-80"]
+    assert found.unknown == {"limit:cpu:max-150-of-stable-for-5m"}
+    over = concerns(replace(sight, canary=lambda *_: 70.0))
+    assert (over.raised, "limit:cpu:max-80" in over.unknown) == ((), False)
+
+
+def test_a_query_that_nothing_waits_for_is_told_as_well() -> None:
+    found = only(unanswered={"memory": "Prometheus refused the query: bad_data"})
+    assert (found.key, found.severity, found.after_s) == ("no-answer", Severity.WARNING, 60)
+    assert found.title == "queries without an answer: memory"
+    assert "memory: Prometheus refused the query: bad_data." in found.text
 
 
 # Gates and webhooks

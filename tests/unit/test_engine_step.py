@@ -195,6 +195,14 @@ def test_a_release_that_was_started_at_zero_gets_its_first_users_as_soon_as_its_
     assert step(found, replace(look, gates=OPEN), START).share == 5_000
 
 
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.INCONCLUSIVE])
+def test_no_release_begins_while_a_limit_is_broken_if_only_for_a_moment(verdict: Verdict) -> None:
+    look = Look(verdict=verdict, gates=OPEN, broken="cpu of the canary is 95 %")
+    action = step(policy(share=0), look, NOW)
+    assert (action.do, action.because) == (Do.STAY, Because.INCONCLUSIVE)
+    assert action.why == "cpu of the canary is 95 %"
+
+
 def test_no_release_begins_while_a_source_of_metrics_is_down() -> None:
     assert step(policy(0), Look(verdict=Verdict.ERROR, no_data_s=99_999), NOW).do is Do.STAY
 
