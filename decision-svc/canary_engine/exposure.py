@@ -18,7 +18,12 @@ MARK_BYTES = 8
 def who_of(policy: Policy) -> Read:
     """A function that tells users apart: the user id, else the hash key, else the key that was
     drawn for the request and stays. "" where nothing does.
+
+    While no release takes traffic, nothing is read of a request, and nobody is told apart.
     """
+    release = policy.release
+    if release is None or not release.is_in_force or release.halted:
+        return lambda _: ""
     user = HashKey(source=Source.HEADER, key=policy.identity.user_id_header)
     own = first_reader((user, *reads.hash_keys(policy)))
     if policy.bucketing.anonymous is not Anonymous.STICKY_COOKIE:

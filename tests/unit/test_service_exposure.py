@@ -95,3 +95,11 @@ def test_the_same_user_has_another_mark_in_every_release() -> None:
     found = {mark("shop", "r-1", "a"), mark("shop", "r-2", "a"), mark("bakery", "r-1", "a")}
     assert len(found) == 3
     assert all(0 <= one < 2**64 for one in found)
+
+
+@pytest.mark.parametrize("release", [{"halted": True}, {"status": "completed"}])
+def test_nobody_is_told_apart_while_nothing_is_read_of_requests(release: dict[str, Any]) -> None:
+    """Each request without a cookie would be a user of its own: ten thousand of a hundred."""
+    usual = {"id": "r-1", "version": "v2", "status": "in-progress", "salt": "s"}
+    who = who_of(a_policy(release={**usual, **release}).policy)
+    assert who(Request(fallback_key="drawn")) == ""
