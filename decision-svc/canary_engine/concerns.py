@@ -190,7 +190,8 @@ def _due_rollback(release: Release) -> Iterator[Raised]:
     due = release.due_rollback
     if due is not None:
         yield Raised(
-            key=f"{ABOUT_ROLLBACK}:due",
+            # Whoever kept it must hear of the next one as well, however soon that comes.
+            key=f"{ABOUT_ROLLBACK}:due:{due.at:%Y-%m-%dT%H:%M:%S}",
             severity=Severity.CRITICAL,
             title=f"{release.version} is rolled back at {due.due:%H:%M:%S} UTC",
             text=f"{_sentence(due.why)} Whoever knows better keeps it: canaryctl release keep.",

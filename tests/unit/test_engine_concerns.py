@@ -14,7 +14,7 @@ from canary_engine.concerns import Sight, concerns, lost_lease
 from canary_engine.mesh import MeshSight
 from canary_engine.model import DueRollback, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Occasion, Plan, PlanStep
-from canary_engine.record import Answer, GateState, Severity, WebhookCall
+from canary_engine.record import Alert, Answer, GateState, Severity, WebhookCall
 from canary_engine.webhooks import SILENT_TRIES, Question
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
@@ -109,8 +109,23 @@ def test_a_paused_release_waits_for_a_person_and_says_so() -> None:
 def test_a_rollback_that_is_due_can_still_be_called_off() -> None:
     due = DueRollback(why="The error rate was 12 %.", at=NOW, due=NOW + timedelta(minutes=2))
     found = only(release={"due_rollback": due})
-    assert (found.key, found.severity) == ("rollback:due", Severity.CRITICAL)
+    assert (found.key, found.severity) == ("rollback:due:2026-03-04T12:00:00", Severity.CRITICAL)
     assert found.title == "2.0 is rolled back at 12:02:00 UTC"
+
+
+def test_a_rollback_that_is_due_again_right_after_it_was_called_off_is_told_again() -> None:
+    first = DueRollback(why="errors", at=NOW, due=NOW + timedelta(minutes=1))
+    second = DueRollback(
+        why="errors", at=NOW + timedelta(seconds=20), due=NOW + timedelta(seconds=80)
+    )
+    lasting: tuple[Alert, ...] = ()
+    titles = []
+    for due in (first, second):
+        lasting = alerts.updated(lasting, (only(release={"due_rollback": due}),), due.at)
+        for notice in alerts.notices(lasting, PLAN, due.at):
+            titles.append(notice.alert.title)
+            lasting = alerts.told(lasting, notice, due.at)
+    assert titles == ["2.0 is rolled back at 12:01:00 UTC", "2.0 is rolled back at 12:01:20 UTC"]
 
 
 def test_where_people_roll_back_they_are_asked_to() -> None:
