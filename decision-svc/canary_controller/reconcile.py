@@ -100,6 +100,7 @@ class Reconciler:
         self._lease_told: datetime | None = None
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._succeeded: list[Watched] = []
+        self._planless: list[Watched] = []
         self._mistakes: list[Exception] = []
 
     async def tick(self, token: int, may_act: Callable[[], bool]) -> None:
@@ -125,6 +126,8 @@ class Reconciler:
         await self._each(self._ended(), lambda w: self._see_off(w, now))
         succeeded, self._succeeded = self._succeeded, []
         await self._each(succeeded, lambda w: self._leave(w, token, may_act, now))
+        planless, self._planless = self._planless, []
+        await self._each(planless, lambda w: self._hand_over(w, token, may_act, now))
         await self._each(self._to_save(now), lambda w: self._save(w, token, may_act, now))
         self._talk(now)
         self._own_up()
@@ -144,6 +147,7 @@ class Reconciler:
         self._token = 0
         self._watched.clear()
         self._succeeded.clear()
+        self._planless.clear()
         self._outside.meshes.forget()
 
     async def _all(self) -> list[Known]:
@@ -209,6 +213,8 @@ class Reconciler:
             before = self._watched.pop(one.service_key, None)
             if before is not None and release is not None and release.id != before.release.id:
                 self._succeeded.append(before)
+            elif before is not None and release is not None and plan is None:
+                self._planless.append(before)
             return None
         w.follow(one.policy, self._judge, now)
         return w
@@ -335,6 +341,15 @@ class Reconciler:
         telling.tell_all_over(w, self._outside.people, now)
         w.record = replace(w.record, is_closed=True, waits_for="")
         await self._outside.reports.write(w.policy, w.record)
+        await self._save(w, token, may_act, now)
+
+    async def _hand_over(
+        self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
+    ) -> None:
+        """Leave a release whose plan was removed to people: nothing of it is watched any more."""
+        w.note(Event(at=now, what="plan-removed", why="people alone move it from here on"))
+        telling.tell_all_over(w, self._outside.people, now)
+        w.record = replace(w.record, gates=(), waits_for="")
         await self._save(w, token, may_act, now)
 
     def _to_save(self, now: datetime) -> list[Watched]:

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from canary_controller.errors import AdminError, Refused, Unreachable, Unreadable
 from canary_controller.slots import slot_of
+from canary_engine import parse
 from canary_engine.judge.verdict import Verdict
 from canary_engine.model import ReleaseStatus, Strategy
 from canary_engine.plan import Plan, PlanStep, RollbackPlan
@@ -141,3 +142,21 @@ async def test_a_release_that_gives_way_to_the_next_leaves_its_report_and_a_clos
     assert (left.events[-1].what, left.events[-1].why) == ("succeeded", "another was started")
     await second(world, machine)
     assert machine.reports.reported == ["r-1"]
+
+
+@pytest.mark.parametrize("world", [BY_HAND], indirect=True)
+async def test_whose_plan_is_removed_is_left_to_people_and_nothing_of_it_lasts(
+    world: World, machine: Machine
+) -> None:
+    """Else its alerts would stay open, and it would wait at gates that are no more."""
+    world.verdict = Verdict.FAIL
+    for _ in range(2):
+        await second(world, machine, 5)
+    assert "paused" in {a.key for a in world.records["r-1"].alerts if a.is_open}
+    unplanned = {key: value for key, value in parse.document(world.policy).items() if key != "plan"}
+    await world.change("kim", lambda _: unplanned)
+    await second(world, machine)
+    left = world.records["r-1"]
+    assert not [alert.key for alert in left.alerts if alert.is_open]
+    assert (left.events[-1].what, left.waits_for, left.gates) == ("plan-removed", "", ())
+    assert not left.is_closed
