@@ -86,7 +86,7 @@ def concerns(sight: Sight) -> Concerns:
     broken, unknown = _limits(sight)
     raised = (
         *_state(release, sight),
-        *_due_rollback(release),
+        *_due_rollback(release, sight),
         *_wanted_rollback(sight),
         *_stuck(release, sight),
         *_no_data(sight),
@@ -186,7 +186,7 @@ def _state(release: Release, sight: Sight) -> Iterator[Raised]:
         )
 
 
-def _due_rollback(release: Release) -> Iterator[Raised]:
+def _due_rollback(release: Release, sight: Sight) -> Iterator[Raised]:
     due = release.due_rollback
     if due is not None:
         yield Raised(
@@ -194,7 +194,8 @@ def _due_rollback(release: Release) -> Iterator[Raised]:
             key=f"{ABOUT_ROLLBACK}:due:{due.at:%Y-%m-%dT%H:%M:%S}",
             severity=Severity.CRITICAL,
             title=f"{release.version} is rolled back at {due.due:%H:%M:%S} UTC",
-            text=f"{_sentence(due.why)} Whoever knows better keeps it: canaryctl release keep.",
+            text=f"{_sentence(due.why)} Whoever knows better keeps it: canaryctl release keep "
+            f"{sight.policy.service_key}.",
         )
 
 

@@ -175,6 +175,26 @@ def test_times_are_read_once_asked_for_and_those_at_the_backend_of_the_compared_
     assert (side(read[Cohort.DRAWN]).requests, side(read[Cohort.DRAWN]).errors) == (3, 1)
 
 
+def test_a_cohort_whose_version_was_replaced_within_a_slot_counts_with_both() -> None:
+    """Else the errors of one of them, and half of its requests, would be forgotten."""
+    news = admin_pb2.FollowReleasesResponse(releases=[admin_pb2.FollowedRelease()])
+    times = decision_pb2.LatencyHistogram(buckets=[3], counts=[2], sum_us=6)
+    for version, statuses in (("v1", {200: 1, 500: 1}), ("v1-hotfix", {200: 2})):
+        series = decision_pb2.OutcomeSeries(
+            version=version, cohort=policy_pb2.COHORT_CONTROL,
+            statuses=statuses, request=times, upstream=times,
+        )  # fmt: skip
+        news.releases[0].outcomes.add(slot=FIRST, series=series)
+    found = Slots()
+    found.hear(messages.news(news).releases[0].outcomes)
+    assert found.requests(Cohort.CONTROL, FIRST - 1, FIRST) == 4
+    ((_, sides),) = found.between(FIRST - 1, FIRST)
+    whole = sides[Cohort.CONTROL]
+    assert (whole.statuses, whole.request) == ({200: 3, 500: 1}, Histogram({3: 4}, 12))
+    assert whole.upstream == whole.request
+    assert found.heard(FIRST - 1) == [4]
+
+
 # Turns
 
 

@@ -6,7 +6,7 @@ each message is read and made field by field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from canary.record.v1 import record_pb2 as pb
 from canary_documents import to_document
 from canary_engine import parse
 from canary_engine.errors import InvalidPolicy
-from canary_engine.histogram import Histogram
+from canary_engine.histogram import Histogram, merge_counts
 from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import (
     Business,
@@ -28,6 +28,7 @@ from canary_engine.metric_snapshot import (
     Users,
 )
 from canary_engine.model import BUCKETS, Cohort, Policy
+from canary_engine.outcomes import Outcomes, Tally
 from canary_engine.plan import GateKind, Occasion
 from canary_engine.record import (
     PROMOTION,
@@ -114,21 +115,42 @@ def _release_news(message: admin_pb2.FollowedRelease) -> ReleaseNews:
         service_key=message.service_key,
         revision=message.revision,
         policy=found,
-        outcomes=[_outcome_slot(found) for found in message.outcomes],
+        outcomes=_outcome_slots(message.outcomes),
         trouble=trouble,
         more_after=message.more_after,
     )
 
 
-def _outcome_slot(message: admin_pb2.OutcomeSlot) -> OutcomeSlot:
-    series = message.series
-    cohort = COHORTS.get(series.cohort, Cohort.OTHER)
+def _outcome_slots(found: Sequence[admin_pb2.OutcomeSlot]) -> list[OutcomeSlot]:
+    """One of each slot and cohort: of two versions, if a cohort's was replaced within the slot."""
+    series: dict[tuple[int, Cohort], list[decision_pb2.OutcomeSeries]] = {}
+    for message in found:
+        cohort = COHORTS.get(message.series.cohort, Cohort.OTHER)
+        series.setdefault((message.slot, cohort), []).append(message.series)
+    return [_outcome_slot(slot, cohort, parts) for (slot, cohort), parts in series.items()]
+
+
+def _outcome_slot(
+    slot: int, cohort: Cohort, parts: Sequence[decision_pb2.OutcomeSeries]
+) -> OutcomeSlot:
+    is_compared = cohort in _COMPARED
     return OutcomeSlot(
-        slot=message.slot,
+        slot=slot,
         cohort=cohort,
-        requests=sum(series.statuses.values()),
-        tally=lambda: _Told(series, is_compared=cohort in _COMPARED),
+        requests=sum(sum(part.statuses.values()) for part in parts),
+        tally=lambda: _together([_Told(part, is_compared=is_compared) for part in parts]),
     )
+
+
+def _together(parts: Sequence[_Told]) -> Outcomes:
+    if len(parts) == 1:
+        return parts[0]
+    whole = Tally()
+    for part in parts:
+        merge_counts(whole.statuses, part.statuses)
+        whole.request.merge(part.request)
+        whole.upstream.merge(part.upstream)
+    return whole
 
 
 class _Told:
