@@ -7,8 +7,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from canary_engine.model import BUCKETS, Policy
-from canary_engine.plan import Gate, GateKind, Limit, NoDataAction, Occasion, Plan
-from canary_engine.reports import MEASURED
+from canary_engine.plan import (
+    UNITS,
+    Gate,
+    GateKind,
+    Limit,
+    Metric,
+    NoDataAction,
+    Occasion,
+    Plan,
+    said,
+)
+from canary_engine.reports import MEASURED, MOST
+
+_MOST = {Metric.ERROR_RATE: 100.0, **MOST}
 
 _LOCAL = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])([:/]|\Z)")
 
@@ -25,6 +37,7 @@ def cautions(plan: Plan, policy: Policy | None) -> Iterator[Warning]:
     """The advice that ``plan`` does not follow, in the order of its fields."""
     yield from _gates(plan)
     yield from _sources(plan)
+    yield from _bounds(plan)
     yield from _rollback(plan)
     yield from _promotion(plan, policy)
     yield from _webhooks(plan)
@@ -70,6 +83,41 @@ def _sources(plan: Plan) -> Iterator[Warning]:
 def _is_measured(plan: Plan, limit: Limit) -> bool:
     asked = {(query.metric, query.name) for query in plan.queries}
     return limit.metric in MEASURED or (limit.metric, limit.name) in asked
+
+
+def _bounds(plan: Plan) -> Iterator[Warning]:
+    """Limits that no value can break, or none can keep: mostly in another unit than the metric."""
+    parts = (
+        ("success", plan.success),
+        ("alerts", plan.alerts),
+        ("rollback.conditions", plan.rollback.conditions),
+    )
+    for part, limits in parts:
+        for index, limit in enumerate(limits):
+            if not limit.of_stable:
+                yield from _bound(f"{part}[{index}]", limit)
+
+
+def _bound(path: str, limit: Limit) -> Iterator[Warning]:
+    metric, most = limit.metric, _MOST.get(limit.metric)
+    if most is not None and limit.max is not None and limit.max >= most:
+        yield Warning(
+            f"{path}.max",
+            f"{metric} is never above {said(metric, most)}; a lower limit is advised",
+            "what nothing can break protects nobody",
+        )
+    if most is not None and limit.min is not None and limit.min > most:
+        yield Warning(
+            f"{path}.min",
+            f"{metric} is never above {said(metric, most)}; a lower limit is advised",
+            "what nothing can reach is broken all the time",
+        )
+    if UNITS.get(metric) == "ms" and limit.max is not None and limit.max < 1:
+        yield Warning(
+            f"{path}.max",
+            f"at most {said(metric, limit.max)}; times are in milliseconds, 0.5 s is 500",
+            "no request is that fast, so that it is broken all the time",
+        )
 
 
 def _rollback(plan: Plan) -> Iterator[Warning]:

@@ -107,6 +107,8 @@ def _check_steps(node: Node, plan: Plan) -> None:
     before = 0
     for index, step in enumerate(plan.steps):
         where = f"steps[{index}].weight"
+        if any(said.startswith(f"{node.where(where)}:") for said in node.complaints):
+            continue  # it is no weight, and was complained about
         if step.weight <= before:
             lowest = f"above {_percent(before)} %, the step before" if before else "above 0 %"
             node.complain(where, f"give a weight {lowest}")

@@ -32,6 +32,9 @@ _PARTS = re.compile(
     re.VERBOSE,
 )
 _NAME = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+_QUOTE = re.compile("[\"'`]")
+_BRACKET = re.compile(r"[(){}\[\]]")
+_CLOSES = {"(": ")", "{": "}", "[": "]"}
 # \x27 is a quote in either kind of string, \' only in one of them.
 _ESCAPES = {ord(c): f"\\x{ord(c):02x}" for c in "\"'"} | {
     ord("\\"): "\\\\", ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\x00",
@@ -49,7 +52,20 @@ def complaint(promql: str) -> str:
         filled(promql, dict.fromkeys(QueryVariable, "1s"))
     except QueryRefused as refused:
         return str(refused)
-    return ""
+    return _unclosed(_PARTS.sub("", _NAME.sub("", promql)))
+
+
+def _unclosed(bare: str) -> str:
+    """What of a question without strings and comments is not closed, or never opened."""
+    if quote := _QUOTE.search(bare):
+        return f"a string that begins with {quote[0]} does not end"
+    opened: list[str] = []
+    for character in _BRACKET.findall(bare):
+        if character in _CLOSES:
+            opened.append(character)
+        elif not opened or _CLOSES[opened.pop()] != character:
+            return f"{character} closes nothing that is open; count the brackets"
+    return f"{opened[-1]} is never closed; count the brackets" if opened else ""
 
 
 def _filled(promql: str, values: Mapping[QueryVariable, str]) -> Iterator[str]:

@@ -106,6 +106,8 @@ def test_lengths_of_time_have_one_form(written: str, kept: str) -> None:
     [
         ({"steps": []}, "steps: give 1 to 1,000 steps"),
         ({"steps": [{"weight": 0}]}, "steps[0].weight: give a weight above 0 %"),
+        ({"steps": [{"weight": "5%"}]}, None),
+        ({"steps": [{"weight": 5}, {"weight": 120}]}, None),
         (
             {"steps": [{"weight": 5}, {"weight": 5}]},
             "steps[1].weight: give a weight above 5 %, the step before",
@@ -354,6 +356,10 @@ SATISFIED = {"metric": "satisfaction", "min": 3}
         ({"comparison": {"enabled": False}}, "comparison.enabled"),
         ({"checklist": [{"name": "reviewed"}]}, "checklist"),
         ({"checklist": [{"name": "reviewed"}], **steps({"kind": "checklist"})}, ""),
+        ({"success": [{"metric": "error-rate", "max": 500}]}, "success[0].max"),
+        ({"alerts": [{"metric": "satisfaction", "min": 40}]}, "alerts[0].min"),
+        ({"alerts": [{"metric": "memory", "max": 100, "of_stable": True}]}, ""),
+        ({"success": [{"metric": "p95-response-time", "max": 0.5}]}, "success[0].max"),
         ({"webhooks": []}, "promote"),
         ({"webhooks": [], "promote": False}, ""),
         ({"webhooks": [], **steps({"kind": "approval"})}, ""),
@@ -389,6 +395,11 @@ def test_a_guard_of_promotions_is_approval_enough() -> None:
         ("x_{{version}}", 'stands outside of a string: write "{{version}}"'),
         ("x{v=`{{version}}`}", "use double quotes"),
         ('x{v="{{verison}}"}', "{{verison}} is unknown"),
+        ("rate(x[{{window}])", "closes nothing that is open"),
+        ("sum(rate(x[5m])", "( is never closed"),
+        ("sum(x))", ") closes nothing that is open"),
+        ('x{v="1}', 'a string that begins with " does not end'),
+        ('x{v=~"a(b{2}\\"["} # (', ""),
     ],
 )
 def test_a_question_that_can_never_be_filled_in_is_no_plan(promql: str, said: str) -> None:
