@@ -596,6 +596,13 @@ def test_metrics_stand_beside_each_other_with_their_differences(
     assert rows["satisfaction"] == ["3.6", "4.5", "-0.9", "(-20.0", "%)", "-"]
 
 
+def test_a_canary_that_is_compared_with_nobody_is_told_so(ctl: Canaryctl, service: Running) -> None:
+    ctl.with_release()
+    report_outcomes(ctl, service, ("DRAWN", {200: 98, 500: 2}))
+    shown = ctl.ok("metrics compare SHOP")
+    assert "No request of control was told of: a release without a plan" in shown
+
+
 def test_metrics_of_a_release_of_which_nothing_is_known_are_none(ctl: Canaryctl) -> None:
     ctl.with_release()
     assert "none" in ctl.ok("metrics compare SHOP")

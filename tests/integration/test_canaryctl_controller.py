@@ -138,3 +138,28 @@ def test_an_item_that_the_plan_does_not_have_is_refused_by_name(shop: Shop) -> N
     result = shop("checklist tick SHOP nothing --reason x")
     assert result.exit_code == 1
     assert "there is: backup, docs" in result.stderr
+
+
+def test_metrics_that_only_prometheus_has_are_compared_as_the_controller_noted_them(
+    shop: Shop,
+) -> None:
+    at = "2026-03-01T12:00:00Z"
+    point = {
+        "at": at,
+        "weight": 5,
+        "canary": {"performance": {"cpu": 66, "requests": 9, "p95_ms": 7}, "custom": {"carts": 3}},
+        "control": {"performance": {"cpu": 60, "requests": 36}},
+    }
+    shop.note(points=[point])
+    shop.ok("metrics report SHOP --version v2 --metric custom --name carts --value 4")
+    found = {line["metric"]: line for line in shop.read("metrics compare SHOP")["metrics"]}
+    assert found == {
+        "custom carts": {"metric": "custom carts", "canary": 4},
+        "cpu": {
+            **{"metric": "cpu", "unit": "%", "canary": 66, "control": 60, "at": at},
+            **{"difference": 6, "difference_percent": 10},
+        },
+    }
+    shown = shop.ok("metrics compare SHOP")
+    assert f"noted by the controller, {at}" in shown
+    assert "+6 % (+10.0 %)" in shown

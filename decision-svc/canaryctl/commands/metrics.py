@@ -7,9 +7,11 @@ import uuid
 import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
+from canary.record.v1 import record_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl import comparison
+from canaryctl.errors import Refusal
 from canaryctl.options import Noun, reads
 from canaryctl.session import Session
 from canaryctl.values import DURATION, MOMENT, SETTING, choice, value_of
@@ -38,14 +40,30 @@ def compare(session: Session, service: str, window_s: int) -> None:
 
     Canary are the users whom the draw gave it, control those of the same draw who stand for
     stable. Chosen are the users who got the canary by rule, whitelist, segment or flag: they are
-    not like the others, and compared with nobody.
+    not like the others, and compared with nobody. What the controller asked Prometheus for is as
+    it noted it last.
     """
     request = admin_pb2.GetMetricsRequest(service_key=service, window_s=window_s)
     answer = session.call(session.admin.GetMetrics, request)
+    noted = _noted(session, service, answer.release_id)
     session.show(
-        comparison.document(service, window_s, answer),
-        lambda: [comparison.table(service, window_s, answer)],
+        comparison.document(service, window_s, answer, noted),
+        lambda: comparison.tables(service, window_s, answer, noted),
     )
+
+
+def _noted(session: Session, service: str, release_id: str) -> record_pb2.Point | None:
+    """What a controller noted last of the release; None: nothing."""
+    if not release_id:
+        return None
+    request = admin_pb2.GetRecordRequest(service_key=service, release_id=release_id)
+    try:
+        points = session.call(session.admin.GetRecord, request).record.points
+    except Refusal as refusal:
+        if refusal.code == "not-found":
+            return None
+        raise
+    return points[-1] if points else None
 
 
 @metrics.command("report")
