@@ -38,6 +38,7 @@ def cautions(plan: Plan, policy: Policy | None) -> Iterator[Warning]:
     yield from _gates(plan)
     yield from _sources(plan)
     yield from _bounds(plan)
+    yield from _told_late(plan)
     yield from _rollback(plan)
     yield from _promotion(plan, policy)
     yield from _webhooks(plan)
@@ -96,6 +97,26 @@ def _bounds(plan: Plan) -> Iterator[Warning]:
         for index, limit in enumerate(limits):
             if not limit.of_stable:
                 yield from _bound(f"{part}[{index}]", limit)
+
+
+def _told_late(plan: Plan) -> Iterator[Warning]:
+    """Alerts that ring only when it is rolled back for the same already."""
+    for index, alert in enumerate(plan.alerts):
+        for limit in plan.rollback.conditions:
+            key = (limit.metric, limit.name, limit.of_stable)
+            if key == (alert.metric, alert.name, alert.of_stable) and _is_looser(alert, limit):
+                yield Warning(
+                    f"alerts[{index}]",
+                    f"it is rolled back for its {limit.name or limit.metric} before anybody is "
+                    "told; an alert that rings sooner is advised",
+                    "people who hear of it in time can still see what is wrong",
+                )
+
+
+def _is_looser(alert: Limit, limit: Limit) -> bool:
+    """Whether the alert allows more than the limit, on a side where both have a bound."""
+    most = alert.max is not None and limit.max is not None and alert.max > limit.max
+    return most or (alert.min is not None and limit.min is not None and alert.min < limit.min)
 
 
 def _bound(path: str, limit: Limit) -> Iterator[Warning]:

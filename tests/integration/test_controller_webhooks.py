@@ -173,7 +173,11 @@ async def test_whoever_fails_is_asked_again_and_never_taken_to_refuse(
 async def test_whom_nobody_can_reach_is_silent_and_says_why(session: ClientSession) -> None:
     async with serving(forever) as site:
         pass
-    for url, why in ((site.url, "cannot be reached"), ("http://[", "cannot be reached")):
+    place = site.url.split("/")[2]
+    for url, why in (
+        (site.url, f"it cannot be reached: {place}: Connection refused"),
+        ("http://[", "cannot be reached"),
+    ):
         hooks = webhooks(session)
         hooks.ask({question(url): message(question(url))})
         found = (await heard(hooks))[0]

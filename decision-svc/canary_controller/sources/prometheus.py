@@ -21,6 +21,7 @@ from canary_engine.model import Variant
 from canary_engine.plan import Query
 from canary_engine.promql import QueryRefused, QueryVariable, filled
 
+from canary_controller.reaching import why_unreached
 from canary_controller.sources.source import Measured, MetricKey, Target, Trouble
 
 DEADLINE_S = 5.0
@@ -87,7 +88,7 @@ class Prometheus:
         except TimeoutError:
             return trouble(why=f"Prometheus did not answer within {self._deadline_s:g} s")
         except (ClientError, OSError, ValueError) as error:
-            why = f"Prometheus cannot be reached: {error or type(error).__name__}"
+            why = f"Prometheus cannot be reached: {why_unreached(error)}"
             return trouble(why=why[:MAX_SHOWN])
 
     async def _asked(self, promql: str) -> bytes:

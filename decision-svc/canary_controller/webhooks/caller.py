@@ -16,6 +16,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from canary_engine.record import Answer
 from canary_engine.webhooks import MAX_TEXT, Question
 
+from canary_controller.reaching import why_unreached
 from canary_controller.webhooks.messages import Said, headers_of, meaning
 
 TIMEOUT_S = 10.0
@@ -120,7 +121,7 @@ class Webhooks:
         except TimeoutError:
             return Said(Answer.SILENCE, f"it did not answer within {self._timeout_s:g} s")
         except (ClientError, OSError, ValueError) as error:
-            said = f"it cannot be reached: {error or type(error).__name__}"
+            said = f"it cannot be reached: {why_unreached(error)}"
             return Said(Answer.SILENCE, said[:MAX_TEXT])
 
     def _place(self, url: str) -> asyncio.Semaphore:
