@@ -220,7 +220,7 @@ def _webhooks(
 
 def _answer_wanted(question: Question, call: WebhookCall | None) -> str:
     if call is None:
-        return f"webhook {question.name!r}, which has not answered yet"
+        return f"webhook {question.name!r}, which is asked last and has not answered yet"
     said = f": {call.text}" if call.text else ""
     if call.answer is Answer.NO:
         return (

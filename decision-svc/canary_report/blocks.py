@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FAR = 1_000
+"""From here on it does not matter how many times as many it is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
@@ -28,7 +31,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"× {self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        high = f"{self.high:.2f}" if self.high < FAR else f"more than {FAR:,}"
+        return f"× {self.value:.2f} ({self.low:.2f} to {high})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

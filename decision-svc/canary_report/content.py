@@ -133,6 +133,8 @@ def _finding(found: Finding) -> tuple[Cell, ...]:
     ratio: Cell = number(found.ratio)
     if found.ratio is not None and found.ratio_low is not None and found.ratio_high is not None:
         ratio = Interval(low=found.ratio_low, value=found.ratio, high=found.ratio_high)
+    elif found.test == SEQUENTIAL and found.canary and found.against == 0:
+        ratio = "control had none"
     return (
         found.metric,
         found.test,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
@@ -24,6 +25,7 @@ from canary_report.words import in_markup as _text
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT = 140, 22
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def as_html(story: Story) -> str:
@@ -87,6 +89,8 @@ def _table(table: Table) -> str:
 def _cell(tag: str, cell: Cell, is_numeric: bool, scale: Scale) -> str:
     kind = ' class="n"' if is_numeric else ""
     match cell:
+        case str() if _MOMENT.fullmatch(cell):
+            kind, inside = ' class="t"', _text(cell)
         case Badge():
             inside = _badge(cell)
         case Interval():

@@ -252,7 +252,7 @@ def test_all_gates_must_be_open_and_each_says_what_it_waits_for() -> None:
     assert [state.kind for state in found] == ["approval", "checklist", "webhook"]
     assert not are_open(found)
     assert waits_for(found).startswith("3 items of the checklist")
-    assert waits_for(found).endswith("; webhook 'qa', which has not answered yet")
+    assert waits_for(found).endswith("; webhook 'qa', which is asked last and has not answered yet")
 
 
 def test_since_is_kept_until_a_gate_opens_or_shuts() -> None:

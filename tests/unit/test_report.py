@@ -195,6 +195,25 @@ def test_a_limit_of_evidence_says_whose_it_is() -> None:
     assert ">errors fail at 200<" in as_html(rolled_back())
 
 
+@pytest.mark.parametrize("written", [as_html, as_markdown])
+def test_errors_of_the_canary_alone_are_told_so_and_no_ratio_is_absurd(
+    written: Callable[[Story], str],
+) -> None:
+    story = rolled_back()
+    alone = Finding(metric="errors", test="sequential", verdict="fail", canary=31.7, against=0.0)
+    vague = Finding(
+        metric="p99", test="sequential", verdict="pass", canary=0.1, against=0.2,
+        ratio=0.5, ratio_low=0.0, ratio_high=25_182.98,
+    )  # fmt: skip
+    told = written(replace(story, record=replace(story.record, findings=(alone, vague))))
+    assert "control had none" in told
+    assert "× 0.50 (0.00 to more than 1,000)" in told
+
+
+def test_moments_stand_in_one_line() -> None:
+    assert '<td class="t">2026-' in as_html(rolled_back())
+
+
 def test_nobodys_words_become_markup() -> None:
     html = as_html(_hostile())
     page = Page(html)
