@@ -44,7 +44,8 @@ def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news:
     before = w.seen.slot
     gather(w, judge, newest_complete(now))
     is_due = w.looked_at is None or not timedelta(0) <= now - w.looked_at < LOOK_ANYWAY
-    if not (has_news or is_due or w.seen.slot != before):
+    has_more = has_news or found is not w.sides_found
+    if not (has_more or is_due or w.seen.slot != before):
         return
     w.looked_at = now
     renew_sides(w, found, now)
@@ -74,7 +75,7 @@ def _case(w: Watched, found: Found, now: datetime) -> Case:
         control=values(w.sides.control),
         chosen=values(w.sides.chosen) if has_chosen else None,
         now=now,
-        silent={(trouble.metric, trouble.name) for trouble in _troubles(w, found)},
+        silent=_silent(w, found),
         is_counting=OUTCOMES not in w.missing,
         requests=samples(w),
         min_samples=held.min_samples if held is not None else 0,
@@ -224,6 +225,13 @@ def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
 
 def _has_traffic(w: Watched) -> bool:
     return bool(w.release.share) and not w.release.halted and w.release.is_in_force
+
+
+def _silent(w: Watched, found: Found) -> set[MetricKey]:
+    """Of which metrics a query was not answered; of all of them before the first was."""
+    if found.at is None:
+        return named(w.plan.queries)
+    return {(trouble.metric, trouble.name) for trouble in _troubles(w, found)}
 
 
 def _troubles(w: Watched, found: Found) -> Iterable[Trouble]:

@@ -39,6 +39,7 @@ from canary_engine.plan import (
     Occasion,
     Plan,
     PlanStep,
+    Query,
     RollbackPlan,
 )
 from canary_engine.record import (
@@ -334,6 +335,23 @@ def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_gett
     found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
     looking.judge_it(w, JUDGE, found, NOW, has_news=True)
     assert looking.verdict_of(w) is verdict
+
+
+def test_nobody_gets_a_release_before_its_queries_were_asked_for_the_first_time() -> None:
+    """It would begin with a source that is down, of which nobody has heard yet."""
+    plan = replace(
+        PLAN,
+        success=(Limit(metric=Metric.CPU, max=80),),
+        queries=(Query(metric=Metric.CPU, promql="up"),),
+    )
+    zero = replace(POLICY, plan=plan, release=replace(RELEASE, share=0))
+    w = watched.begin(zero, None, JUDGE, NOW)
+    assert w is not None
+    looking.judge_it(w, JUDGE, NOTHING, NOW, has_news=True)
+    assert (looking.verdict_of(w), looking.step_it(w, NOW).do) == (Verdict.ERROR, Do.STAY)
+    answered = Found(release_id="r1", at=NOW, queried=Measured(canary={(Metric.CPU, ""): 50.0}))
+    looking.judge_it(w, JUDGE, answered, NOW, has_news=False)
+    assert looking.step_it(w, NOW).do is Do.RAISE
 
 
 def test_a_limit_that_is_broken_at_0_percent_keeps_the_first_users_away() -> None:
