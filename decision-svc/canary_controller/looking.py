@@ -207,10 +207,14 @@ def sides(w: Watched, found: Found, now: datetime) -> Sides:
 
 
 def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
-    """Of each metric that the plan needs and nobody gives, why; nothing while nobody gets it."""
-    if not _has_traffic(w):
+    """Of each metric that the plan needs and nobody gives, why; that of a query alone while nobody
+    gets the canary, and nothing of one that is halted.
+    """
+    if w.release.halted or not w.release.is_in_force:
         return {}
-    lacks = _unanswered(w.plan, found.queried.troubles) if found.queried.troubles else {}
+    lacks = _unanswered(w.plan, _troubles(w, found)) if found.queried.troubles else {}
+    if not _has_traffic(w):
+        return lacks
     if found.trouble:
         lacks["reports"] = found.trouble
     of = values(w.sides.drawn)

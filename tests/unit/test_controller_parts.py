@@ -335,6 +335,9 @@ def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_gett
     found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
     looking.judge_it(w, JUDGE, found, NOW, has_news=True)
     assert looking.verdict_of(w) is verdict
+    telling.raise_alerts(w, NOW)
+    is_told = [alert.key for alert in w.record.alerts] == ["no-data"]
+    assert is_told is (verdict is Verdict.ERROR), "who waits for a source says so"
 
 
 def test_nobody_gets_a_release_before_its_queries_were_asked_for_the_first_time() -> None:
