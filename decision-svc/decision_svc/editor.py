@@ -10,7 +10,7 @@ from hashlib import sha256
 import structlog
 from canary_engine import guards, parse, release
 from canary_engine.errors import RefusedMove
-from canary_engine.guards import Despite
+from canary_engine.guards import Despite, Members
 from canary_engine.model import Approval, ApprovedMove, Policy, Strategy
 from canary_engine.release import Move
 from canary_engine.written import Written
@@ -149,7 +149,14 @@ class Editor:
             return before.revision
         # The one place where guards are asked, whatever call the edit comes from.
         guarding.check(before, after)
-        after = guards.passed(before, after, actor=who.actor, now=self._clock(), despite=despite)
+        after = guards.passed(
+            before,
+            after,
+            actor=who.actor,
+            now=self._clock(),
+            despite=despite,
+            members=_members(members),
+        )
         return await self._save(newest, after, tail, who, summary, members)
 
     async def _save(
@@ -355,6 +362,14 @@ def _fenced(before: Policy, after: Policy, fence: int) -> Policy:
             "take the lease anew"
         )
     return replace(after, release=replace(after.release, fence=fence))
+
+
+def _members(edits: Sequence[MemberEdit]) -> Members:
+    """The segments whose members change; those that are dropped are gone from the policy, too."""
+    return Members(
+        joined=frozenset(edit.segment for edit in edits if edit.add),
+        left=frozenset(edit.segment for edit in edits if edit.remove),
+    )
 
 
 def _edited(newest: Written, edit: Edit) -> Policy:

@@ -247,6 +247,52 @@ async def test_in_a_freeze_nothing_is_given_and_everything_can_be_taken(shop: Ca
     await shop.change("StartRelease", version="v3", percentage=0)
 
 
+async def test_a_file_cannot_point_stable_at_the_canary_past_freeze_and_consent(
+    shop: Calls,
+) -> None:
+    await shop.release(1)
+    new = policy_pb2.Backend(upstream="canary.yyc3-xy-api")
+    file = policy_pb2.Policy(versions=[policy_pb2.Version(version=STABLE, backend=new)])
+    await guard(shop, start=True, promote=True, above=1)
+    with refused(FAILED, "which is stable: it needs the consent of somebody other than ada"):
+        await shop.change("Apply", policy=file, fields=["versions"])
+    await as_("ann", shop, "Approve", move=PROMOTE, version=STABLE)
+    await guard(shop, a_freeze(), start=True, promote=True, above=1)
+    with refused(FAILED, f"cannot change the backend of {STABLE}", "frozen by 'winter'"):
+        await shop.change("Apply", policy=file, fields=["versions"])
+    with refused(FAILED, f"cannot change the backend of {STABLE}", "frozen by 'winter'"):
+        await shop.change("Apply", policy=file, fields=["versions"], dry_run=True)
+    await guard(shop, start=True, promote=True, above=1)
+    await shop.change("Apply", policy=file, fields=["versions"])
+    assert (await shop.decide(**facts_of("u1"))).backend.upstream == new.upstream
+    assert not (await shop.policy()).get("approvals")
+
+
+async def test_in_a_freeze_no_rule_list_or_member_gives_more_people_the_canary(
+    shop: Calls,
+) -> None:
+    await shop.change(
+        "PutSegment", segment=policy_pb2.Segment(name="s", canary_eligible=True, listed=True)
+    )
+    await shop.release(1)
+    await guard(shop, a_freeze())
+    everybody = policy_pb2.Rule(
+        name="all",
+        source=policy_pb2.SOURCE_PATH,
+        pattern=".*",
+        variant=policy_pb2.VARIANT_CANARY,
+    )
+    with refused(FAILED, "cannot change rules, which may give more people", "frozen by 'winter'"):
+        await shop.change("AddRule", rule=everybody)
+    with refused(FAILED, "cannot change whitelist", "frozen by 'winter'"):
+        await shop.change("AddToWhitelist", entries=policy_pb2.Whitelist(users=["u1"]))
+    with refused(FAILED, "cannot change members", "frozen by 'winter'"):
+        await shop.change("AddMembers", segment="s", users=["u1"])
+    everybody.variant = policy_pb2.VARIANT_STABLE
+    await shop.change("AddRule", rule=everybody)
+    await shop.change("RemoveSegment", name="s")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
