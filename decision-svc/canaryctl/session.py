@@ -12,7 +12,7 @@ import grpc
 from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render
+from canaryctl import render, written
 from canaryctl.client import Answer, Client, Request
 from canaryctl.credentials import Credentials
 from canaryctl.errors import Misuse
@@ -45,6 +45,8 @@ class Session:
     tls_key: str = ""
     _client: Client | None = None
     _writes: int = 0
+    _read: dict[str, int | None] = field(default_factory=dict)
+    """The revisions before the first write of this command, by service key."""
 
     @property
     def client(self) -> Client:
@@ -93,13 +95,17 @@ class Session:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request
     ) -> Answer:
         """The service's answer. Raises Refusal."""
-        self._name(request)
+        if is_write(request):
+            self._begin(request)
         return self.client.call(method, request)
 
-    def _name(self, request: Any) -> None:
-        """Give a write its idempotency key; the second write of one command is KEY/2."""
-        if self.idempotency_key and hasattr(request, "change") and request.HasField("change"):
-            self._writes += 1
+    def _begin(self, request: Any) -> None:
+        """Look at what there is, and give a write its idempotency key: the second is KEY/2."""
+        key = request.change.service_key
+        if key not in self._read and key:
+            self._read[key] = written.newest(self.client, key)
+        self._writes += 1
+        if self.idempotency_key:
             place = f"/{self._writes}" if self._writes > 1 else ""
             request.change.idempotency_key = self.idempotency_key + place
 
@@ -115,15 +121,43 @@ class Session:
         else:
             click.echo("\n\n".join(block.rstrip("\n") for block in page()))
 
-    def tell_written(self, answer: Revised, change: admin_pb2.Change, said: str) -> None:
-        """Answer a write: the new revision, and what was done."""
-        document = {"service_key": change.service_key, "revision": answer.revision}
+    def tell_written(
+        self, answer: Revised, change: admin_pb2.Change, said: str, **more: Any
+    ) -> None:
+        """Answer a write: the new revision, what was done, and who else did something just now.
+
+        ``more`` is what a script is told besides.
+        """
+        did = self.did(answer, change)
+        document = {"service_key": change.service_key, "revision": answer.revision, **more}
+        text = render.cell(said if did.is_made else "nothing changed")
+        head = f"{text} ({change.service_key}, revision {answer.revision})"
         self.show(
-            document,
-            lambda: [f"{render.cell(said)} ({change.service_key}, revision {answer.revision})"],
+            {**document, **written.documents(did)},
+            lambda: ["\n".join([head, *written.lines(did)])],
         )
+
+    def did(
+        self, answer: Revised, change: admin_pb2.Change, *, is_alone: bool = True
+    ) -> written.Told:
+        """What a write did, as far as the service says it."""
+        write = written.Write(
+            service_key=change.service_key,
+            reason=change.reason,
+            revision=answer.revision,
+            read=self._read.get(change.service_key),
+            is_alone=is_alone and self._writes == 1,
+            is_named=bool(self.idempotency_key),
+        )
+        return written.told(self.client, write)
 
     def close(self) -> None:
         """Hang up, if ever connected."""
         if self._client is not None:
             self._client.close()
+
+
+def is_write(request: Any) -> bool:
+    """Whether a request changes the policy of a service key."""
+    has_change = hasattr(request, "change") and request.HasField("change")
+    return has_change and not getattr(request, "dry_run", False)

@@ -72,7 +72,8 @@ def shop(service: Running) -> Shop:
     ],
 )
 def test_each_move_says_what_it_did(shop: Shop, verb: str, said: str, status: str) -> None:
-    assert shop.ok(f"release {verb} SHOP --reason x") == f"{said} ({shop.key}, revision 4)\n"
+    told = shop.ok(f"release {verb} SHOP --reason x")
+    assert told.startswith(f"{said} ({shop.key}, revision 4)\n")
     assert shop.release["status"] == status
     assert shop.release.get("halted", False) == (verb == "halt")
 
@@ -189,9 +190,8 @@ def test_the_refusal_names_the_command_that_gives_the_consent(shop: Shop) -> Non
 
 def test_a_policy_goes_back_to_an_earlier_revision(shop: Shop) -> None:
     shop.ok("percentage SHOP 4 --reason x")
-    assert shop.ok("policy revert SHOP 2 --reason x") == (
-        f"went back to revision 2 ({shop.key}, revision 5)\n"
-    )
+    told = shop.ok("policy revert SHOP 2 --reason x")
+    assert told.startswith(f"went back to revision 2 ({shop.key}, revision 5)\n")
     assert shop.read("release show SHOP")["release"] is None
     assert "no revision 77" in shop.refused("policy revert SHOP 77 --reason x")
     shop.refused("policy revert SHOP 0 --reason x", 2)

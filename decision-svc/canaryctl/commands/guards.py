@@ -154,13 +154,9 @@ def approve(
         valid_s=valid or 0,
     )
     answer = session.call(session.admin.Approve, request)
-    document = {"service_key": change.service_key, "revision": answer.revision, "id": answer.id}
     limit = "" if percentage is None else f" up to {render.percent(percentage)}"
-    said = (
-        f"approved {move} of {render.cell(version)}{limit}: {answer.id} "
-        f"({change.service_key}, revision {answer.revision})"
-    )
-    session.show(document, lambda: [said])
+    said = f"approved {move} of {version}{limit}: {answer.id}"
+    session.tell_written(answer, change, said, id=answer.id)
 
 
 @approvals.command("list")
@@ -193,8 +189,10 @@ def withdraw(session: Session, change: admin_pb2.Change, id_: str | None, everyt
 
 
 def _ids(session: Session, change: admin_pb2.Change) -> list[str]:
-    """Those of all approvals; there is at least one."""
+    """Those of all approvals, at least one; ``change`` is for the revision that has them."""
     policy = session.policy(change.service_key)
+    if not change.HasField("expected_revision"):
+        change.expected_revision = policy.revision
     if not policy.approvals:
         raise Refusal(
             "not-found",
