@@ -59,6 +59,12 @@ def _version(v: policy_pb2.Version) -> tuple[str, ...]:
     )
 
 
+def version(found: policy_pb2.Version) -> str:
+    """All of one version, one field a line."""
+    row = dict(zip(VERSION_HEADINGS, _version(found), strict=True))
+    return pairs({**row, "commit": found.git_commit}.items())
+
+
 def release_status(release: policy_pb2.Release) -> str:
     """The state of a release in words."""
     status = word(policy_pb2.ReleaseStatus.DESCRIPTOR, release.status)

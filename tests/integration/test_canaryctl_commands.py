@@ -56,9 +56,70 @@ def test_a_version_taken_by_another_build_is_refused(ctl: Canaryctl) -> None:
     assert ctl.refused(line, 1)["code"] == "already-exists"
 
 
+def test_one_version_is_shown_whole(ctl: Canaryctl) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    build = f"--build-number 118 --git-commit {commit} --build-date 2026-01-01T00:00:00Z"
+    where = "--host canary.shop --port 8080 --host-header shop"
+    ctl.ok(f"version register SHOP v1 {build} {where} --reason x")
+    shown = dict(line.split("  ", 1) for line in ctl.ok("version show SHOP v1").splitlines())
+    shown = {name: value.strip() for name, value in shown.items()}
+    assert (shown["version"], shown["status"]) == ("v1", "registered")
+    assert "canary.shop:8080" in shown["backend"]
+    assert {"118", commit, "2026-01-01T00:00:00Z"} <= set(shown.values())
+    assert ctl.read("version show SHOP v1")["version"] == {
+        "version": "v1",
+        "build_number": "118",
+        "git_commit": commit,
+        "build_date": "2026-01-01T00:00:00Z",
+        "backend": {"host": "canary.shop", "port": 8080, "host_header": "shop"},
+    }
+    error = ctl.refused("version show SHOP v9", 1)
+    assert (error["code"], error["message"]) == (
+        "not-found",
+        "there is no version 'v9'; there is: v1",
+    )
+
+
+def test_registering_again_changes_nothing_and_says_so(ctl: Canaryctl) -> None:
+    ctl.ok("version register SHOP v1 --git-commit abc1234 --reason x")
+    line = "version register SHOP v1 --git-commit abc1234 --reason x"
+    assert ctl.ok(line) == f"nothing changed ({ctl.shop}, revision 1)\n"
+    assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1, "nothing_changed": True}
+
+
+def test_a_registered_version_becomes_the_first_stable_one_when_it_is_registered_so(
+    ctl: Canaryctl,
+) -> None:
+    ctl.ok("version register SHOP v1 --reason x")
+    told = ctl.ok("version register SHOP v1 --status stable --reason x")
+    assert '+ versions[v1].status: "stable"' in told
+    assert ctl.read("version list SHOP")["versions"] == [{"version": "v1", "status": "stable"}]
+
+
+def test_a_status_that_registering_does_not_give_is_refused_with_the_way_to_it(
+    ctl: Canaryctl,
+) -> None:
+    ctl.with_release().ok("version register SHOP v3 --reason x")
+    told = ctl.refused("version register SHOP v3 --status stable --reason x", 1)["message"]
+    assert "'v3' is registered already, and 'v1' is stable" in told
+    assert f"canaryctl release start {ctl.shop} v3, then canaryctl release promote" in told
+    line = "version register SHOP v2 --upstream new --status stable --reason x"
+    told = ctl.refused(line, 1)["message"]
+    assert f"a release makes it stable: canaryctl release promote {ctl.shop}" in told
+    told = ctl.refused("version register SHOP v3 --status deprecated --reason x", 1)["message"]
+    assert f"canaryctl version deprecate {ctl.shop} v3" in told
+    assert [v.get("status") for v in ctl.read("version list SHOP")["versions"]] == [
+        "stable", "canary", None,
+    ]  # fmt: skip
+
+
 def test_a_write_answers_the_new_revision(ctl: Canaryctl) -> None:
     line = "version register SHOP v1 --reason x --expected-revision 0"
-    assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1}
+    assert ctl.read(line) == {
+        "service_key": ctl.shop,
+        "revision": 1,
+        "changes": [{"path": "versions[v1]", "after": {"version": "v1"}}],
+    }
 
 
 def test_a_release_is_started_steered_and_promoted(ctl: Canaryctl) -> None:
