@@ -58,3 +58,11 @@ def orders(stack: Stack) -> Iterator[Admin]:
     with admin_of(stack.admin_address, "orders") as found:
         yield found
         found.end()
+
+
+@pytest.fixture
+def plain_baseline(stack: Stack) -> Iterator[Admin]:
+    """A service whose declared baseline gives nobody the canary."""
+    with admin_of(stack.admin_address, "private") as found:
+        yield found
+        found.end()

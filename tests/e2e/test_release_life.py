@@ -7,15 +7,16 @@ import asyncio
 from canary.policy.v1 import policy_pb2
 from dev_stack.stack import CANARY, STABLE
 from support.admin import Admin
-from support.stack import Client, share, until_release_rules
+from support.stack import PATH, Client, share, until_release_rules
 
 USERS = [f"life-{number}" for number in range(600)]
 FIRST = USERS[:40]
 
 
-async def served(client: Client, users: list[str]) -> set[str]:
+async def served(client: Client, users: list[str], path: str = PATH) -> set[str]:
     """Those of the users who get the canary."""
-    return {user for user, found in (await client.versions(users)).items() if found == CANARY}
+    found = await client.versions(users, path=path)
+    return {user for user, version in found.items() if version == CANARY}
 
 
 async def until_served(client: Client, admin: Admin) -> set[str]:
@@ -82,3 +83,25 @@ async def test_a_release_is_halted_resumed_and_rolled_back(client: Client, admin
             pass
     again = admin("ListServices").services[0]
     assert again.stable_version == STABLE
+
+
+async def test_rolling_back_a_release_in_progress_gives_every_user_stable(
+    client: Client, plain_baseline: Admin
+) -> None:
+    path = "/private/x"
+    plain_baseline.release(50)
+    async with asyncio.timeout(10):
+        half: set[str] = set()
+        # The same twice: the release has reached the gateway whole.
+        while not half or half != await served(client, USERS, path):
+            half = await served(client, USERS, path)
+    assert 0.4 < len(half) / len(USERS) < 0.6
+    plain_baseline("MoveRelease", move="roll-back")
+    async with asyncio.timeout(10):
+        while await served(client, sorted(half), path):
+            pass
+    # Nobody's baseline gives the canary here: stable is what the rollback gave.
+    found = await client.versions(USERS, path=path)
+    assert set(found.values()) == {STABLE}
+    policy = plain_baseline("GetPolicy", service_key=plain_baseline.service_key).policy
+    assert policy.release.status == policy_pb2.RELEASE_STATUS_ROLLED_BACK

@@ -119,7 +119,9 @@ class Client:
         assert status == 200, body
         return str(body["version"])
 
-    async def versions(self, users: Iterable[str], clients: int = 16) -> dict[str, str]:
+    async def versions(
+        self, users: Iterable[str], clients: int = 16, path: str = PATH
+    ) -> dict[str, str]:
         """The version that each user gets, asked by several clients at once."""
         waiting = iter(users)
         found: dict[str, str] = {}
@@ -128,7 +130,7 @@ class Client:
             with Connection(self._address) as connection:
                 for user in waiting:
                     async with asyncio.timeout(PATIENCE_S):
-                        status, body = await connection.get(PATH, {"x-user-id": user})
+                        status, body = await connection.get(path, {"x-user-id": user})
                     assert status == 200, body
                     found[user] = str(json.loads(body)["version"])
 
