@@ -15,7 +15,7 @@ from canary.policy.v1 import policy_pb2
 from canaryctl import render, written
 from canaryctl.client import Answer, Client, Request
 from canaryctl.credentials import Credentials
-from canaryctl.errors import Misuse
+from canaryctl.errors import NEXT_FOR_AN_UNKNOWN_SERVICE, Misuse, Refusal
 
 DEFAULT_ADDRESS = "127.0.0.1:9091"
 
@@ -95,19 +95,29 @@ class Session:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request
     ) -> Answer:
         """The service's answer. Raises Refusal."""
-        if is_write(request):
-            self._begin(request)
-        return self.client.call(method, request)
+        if not is_write(request):
+            return self.client.call(method, request)
+        service_key = self._begin(request)
+        try:
+            return self.client.call(method, request)
+        except Refusal as refusal:
+            if refusal.code != "not-found" or self._read.get(service_key) != 0:
+                raise
+            raise Refusal(refusal.code, refusal.message, NEXT_FOR_AN_UNKNOWN_SERVICE) from refusal
 
-    def _begin(self, request: Any) -> None:
-        """Look at what there is, and give a write its idempotency key: the second is KEY/2."""
-        key = request.change.service_key
+    def _begin(self, request: Any) -> str:
+        """Look at what there is, and give a write its idempotency key: the second is KEY/2.
+
+        Returns the service key.
+        """
+        key: str = request.change.service_key
         if key not in self._read and key:
             self._read[key] = written.newest(self.client, key)
         self._writes += 1
         if self.idempotency_key:
             place = f"/{self._writes}" if self._writes > 1 else ""
             request.change.idempotency_key = self.idempotency_key + place
+        return key
 
     def policy(self, service: str, revision: int = 0) -> policy_pb2.Policy:
         """The stored policy, at ``revision`` or the current one."""

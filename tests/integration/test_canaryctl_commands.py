@@ -56,6 +56,29 @@ def test_a_version_taken_by_another_build_is_refused(ctl: Canaryctl) -> None:
     assert ctl.refused(line, 1)["code"] == "already-exists"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "policy show nosuch",
+        "status nosuch",
+        "release exposure nosuch",
+        "rule remove nosuch a --reason x",
+        "version deprecate nosuch v1 --reason x",
+    ],
+)
+def test_whoever_names_an_unknown_service_is_told_how_to_list_those_there_are(
+    ctl: Canaryctl, line: str
+) -> None:
+    error = ctl.refused(line, 1)
+    assert error["code"] == "not-found"
+    assert error["next"] == "check the service key: canaryctl status lists those there are"
+
+
+def test_a_consent_says_at_once_that_it_is_for_others(ctl: Canaryctl) -> None:
+    told = ctl.with_release().ok("approve SHOP promote v2 --reason x")
+    assert told.startswith("approved promote of v2 by anybody but you: a-")
+
+
 def test_one_version_is_shown_whole(ctl: Canaryctl) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     build = f"--build-number 118 --git-commit {commit} --build-date 2026-01-01T00:00:00Z"

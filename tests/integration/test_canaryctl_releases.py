@@ -86,7 +86,7 @@ def test_a_refused_move_says_what_is_allowed(shop: Shop) -> None:
     shop.ok("release resume SHOP --reason x")
     shop.ok("release rollback SHOP --reason x")
     again = "release start SHOP v2 --percentage 1 --reason x"
-    assert "despite_rollback" in shop.refused(again)
+    assert "(--despite-rollback)" in shop.refused(again)
     shop.ok(f"{again} --despite-rollback the-test-was-wrong")
 
 

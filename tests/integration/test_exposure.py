@@ -130,3 +130,8 @@ def test_canaryctl_shows_the_exposure() -> None:
             {"variant": "stable", "users": 2},
             {"variant": "canary", "users": 1},
         ]
+        # Nobody kept who they were, and whoever asks is told so.
+        page = CliRunner().invoke(cli, [*words, "--users"]).stdout
+        assert page.count("it is not kept which users these were") == 2
+        assert "--keep-exposed-users" in page
+        assert "not kept" not in shown.stdout

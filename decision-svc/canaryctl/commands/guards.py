@@ -143,7 +143,7 @@ def approve(
     percentage: float | None,
     valid: int | None,
 ) -> None:
-    """Consent to somebody else's MOVE of VERSION; one consent serves one move."""
+    """Consent to somebody else's MOVE of VERSION; one consent serves one move, none of your own."""
     if (move == "promote") != (percentage is None):
         raise click.UsageError("--percentage goes with start and raise, and must be given there")
     request = admin_pb2.ApproveRequest(
@@ -155,7 +155,8 @@ def approve(
     )
     answer = session.call(session.admin.Approve, request)
     limit = "" if percentage is None else f" up to {render.percent(percentage)}"
-    said = f"approved {move} of {version}{limit}: {answer.id}"
+    # Who asks for the move is not known before it is made.
+    said = f"approved {move} of {version}{limit} by anybody but you: {answer.id}"
     session.tell_written(answer, change, said, id=answer.id)
 
 

@@ -49,7 +49,7 @@ def exposure(session: Session, service: str, release_id: str, with_users: bool) 
             "release_id": answer.release_id,
             "exposures": [_exposure(found) for found in answer.exposures],
         },
-        lambda: answer_tables.exposure(answer),
+        lambda: answer_tables.exposure(answer, with_users=with_users),
     )
 
 

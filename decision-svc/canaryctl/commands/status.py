@@ -15,7 +15,7 @@ from canary_engine import parse
 from canary_engine.guards import is_frozen
 
 from canaryctl import answer_tables, policy_tables, progress, render
-from canaryctl.errors import NEXT_STEPS, Refusal
+from canaryctl.errors import NEXT_FOR_AN_UNKNOWN_SERVICE, Refusal
 from canaryctl.options import Verb, service_keys
 from canaryctl.session import Session
 
@@ -50,7 +50,7 @@ def status(session: Session, service: str | None) -> None:
         raise Refusal(
             "not-found",
             f"{service}: no policy is stored, and no gateway in contact declares one",
-            NEXT_STEPS["not-found"].format(service=service),
+            NEXT_FOR_AN_UNKNOWN_SERVICE,
         )
     now = datetime.now(UTC)
     known = [_known(session, key, summaries.get(key), declared) for key in keys]
