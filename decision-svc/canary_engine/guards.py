@@ -204,9 +204,12 @@ def _backend(policy: Policy, version: str) -> Backend | None:
 
 
 def _widened(before: Policy, after: Policy, members: Members) -> tuple[str, ...]:
-    """The parts that may give the canary to more people while a release takes traffic."""
+    """The parts that may give the canary to more people while a release takes traffic.
+
+    None where a promotion is taken back: everybody had it.
+    """
     release = _in_force(after)
-    if release is None or release.halted:
+    if release is None or release.halted or release.version == _stable(before):
         return ()
     return widening(before, after, joined=members.joined, left=members.left)
 

@@ -98,14 +98,15 @@ def _told(client: Client, write: Write) -> Told:
         return Told(is_made=False)  # it was made meanwhile by somebody else, and left nothing to do
     return Told(
         changes=_changes(client, write.service_key, revision) if write.is_alone else (),
-        others=tuple(_others(found, read)),
+        others=tuple(others(found, read)),
         at_s=_seconds(own),
     )
 
 
-def _others(
+def others(
     found: Sequence[admin_pb2.ChangeRecord], read: int | None
 ) -> Iterator[admin_pb2.ChangeRecord]:
+    """Those of the changes before the first that somebody else made lately, or after ``read``."""
     own = found[0]
     for record in found[1:]:
         is_new = read is not None and record.revision > read

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from canary.admin.v1 import admin_pb2
 from canaryctl.session import Session
-from canaryctl.written import LATELY_S, Told, lines
+from canaryctl.written import LATELY_S, Told, lines, others
 from decision_svc.app import Running
 from support.canaryctl import Canaryctl, silent_service
 
@@ -121,3 +121,24 @@ def test_what_another_changed_is_told_with_how_long_before() -> None:
     record.at.seconds = 1_000
     told = Told(others=[record], at_s=1_000.0 + LATELY_S)
     assert lines(told) == ["60 s before this, ann made revision 3: set percentage to 4 %"]
+
+
+@pytest.mark.parametrize(
+    ("actor", "age_s", "read", "is_told"),
+    [
+        ("ann", LATELY_S, 3, True),
+        ("ann", LATELY_S + 1, 3, False),
+        ("ann", LATELY_S + 1, 2, True),  # it came between looking and writing
+        ("ann", LATELY_S + 1, None, False),
+        ("kim", 0, 2, False),
+    ],
+)
+def test_another_s_change_is_told_if_it_is_of_the_last_minute_or_was_not_seen(
+    actor: str, age_s: int, read: int | None, *, is_told: bool
+) -> None:
+    own, before = (
+        admin_pb2.ChangeRecord(revision=revision, actor=name)
+        for revision, name in ((4, "kim"), (3, actor))
+    )
+    own.at.seconds, before.at.seconds = 1_000, 1_000 - age_s
+    assert list(others([own, before], read)) == ([before] if is_told else [])

@@ -736,3 +736,10 @@ def test_in_a_freeze_members_join_nothing_that_gives_and_leave_nothing_that_prot
         return
     with pytest.raises(RefusedMove, match="cannot change members, which may give"):
         passed(before, before, actor="kim", now=NOW, members=members)
+
+
+def test_the_way_back_over_a_promotion_is_open_whatever_else_has_changed_since() -> None:
+    since = replace(served(PROMOTED, v1=OTHER), rules=(), segments=())
+    before = guarded(since, freezes=(WINTER,))
+    after = replace(served(WIDE, v1=OTHER, v2=OLD), guards=before.guards)
+    assert passed(before, after, actor="kim", now=NOW) == after

@@ -23,7 +23,7 @@ def guards() -> None:
 
 @click.group(cls=Noun)
 def freeze() -> None:
-    """Freezes: times in which nothing is started, raised or promoted."""
+    """Freezes: times in which nobody is given a new version who does not have it."""
 
 
 @click.group(cls=Noun)
@@ -101,7 +101,10 @@ def list_freezes(session: Session, service: str) -> None:
 def add_freeze(
     session: Session, change: admin_pb2.Change, name: str, start: str, end: str, time_zone: str
 ) -> None:
-    """Refuse starts, raises and promotions for a time; the reason is told to whoever asks."""
+    """Refuse starts, raises, promotions, and rules and lists that may widen the canary, for a time.
+
+    The reason is told to whoever asks.
+    """
     found = _current(session, change)
     if name in {freeze.name for freeze in found.freezes}:
         raise Refusal(
