@@ -81,6 +81,7 @@ OPTIONS = {
 }
 OPTIONS_BY_REQUEST = {"SetShadowRequest": {"valid_s": "--for"}}
 _FIELD = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})(?=: |\))")
+_UNKNOWN_SERVICE = ("there is no policy of", "has no policy", "nobody declares")
 _NEGATIVE = re.compile(r"-\d")
 
 
@@ -122,7 +123,7 @@ def refusal(error: grpc.RpcError, request: Any, address: str) -> Refusal:
 
 
 def _is_about_the_service(message: str) -> bool:
-    return "there is no policy of" in message or "nobody declares" in message
+    return any(words in message for words in _UNKNOWN_SERVICE)
 
 
 def _with_options(message: str, request: Any) -> str:

@@ -52,7 +52,7 @@ def newest(client: Client, service_key: str) -> int | None:
     except Refusal as refusal:
         if refusal.exit_code == UNAVAILABLE:
             raise
-        return None
+        return 0 if refusal.code == "not-found" else None
     return found[0].revision if found else 0
 
 
@@ -118,10 +118,13 @@ def others(
 def _changes(client: Client, service_key: str, revision: int) -> list[Difference]:
     from canary_engine import diff  # here, for commands that write nothing start without it
 
-    before, after = (
-        _document(client, service_key, number) if number else {}
-        for number in (revision - 1, revision)
-    )
+    try:
+        before, after = (
+            _document(client, service_key, number) if number else {}
+            for number in (revision - 1, revision)
+        )
+    except Refusal:  # it may no longer be kept, or be too large to be told in time
+        return []
     return [
         difference
         for difference in diff.differences(before, after, diff.UNSEEN | _UNSEEN)
