@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import SystemRandom
 
 _START_S = 10.0
 _STOP_S = 10.0
 _POLL_S = 0.005
+_LOWEST_PORT = 10_000
+# Not what a seeded test draws: two workers must not draw the same.
+_PORTS = SystemRandom()
 
 
 class RedisServer:
@@ -126,11 +130,25 @@ def running_redis(
 
 
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on.
+
+    It is none of those that the kernel gives away: until the caller's server has it, or while that
+    is down, whoever binds or connects would be given it.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            port = _PORTS.randrange(_LOWEST_PORT, _ports_given_away())
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def _ports_given_away() -> int:
+    """The first of them."""
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def _persistence(appendonly: bool) -> Sequence[str]:
