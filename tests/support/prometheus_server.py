@@ -19,7 +19,7 @@ _START_S = 30.0
 _STOP_S = 10.0
 _POLL_S = 0.02
 _CONFIG = """
-global: {{scrape_interval: 100ms, scrape_timeout: 100ms}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: target
     static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
