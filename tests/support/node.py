@@ -157,10 +157,12 @@ class Container:
         return [found, *(self._here(word) for word in more)]
 
     def succeeds(self, kind: str) -> bool:
-        """Ask one of its probes, once."""
+        """Ask one of its probes, once. It is given up no sooner than this machine, which may be
+        busy, would need.
+        """
         probe = self._manifest[kind]
         (way,) = probe.keys() & _WAYS.keys()
-        return _WAYS[way](self, probe[way], float(probe.get("timeoutSeconds", 1)))
+        return _WAYS[way](self, probe[way], max(float(probe.get("timeoutSeconds", 1)), PATIENCE_S))
 
     def wait_for(self, kind: str) -> None:
         """Ask one of its probes until it succeeds; fails if that takes too long, or it ends."""
@@ -219,13 +221,13 @@ class Container:
         return True
 
     def by_command(self, asked: Mapping[str, Any], timeout_s: float) -> bool:
-        """Whether a command ends well. No sooner than it would: this machine may be busy."""
+        """Whether a command ends well."""
         command = [self._here(word) for word in asked["command"]]
         done = subprocess.run(
             command,
             env={**os.environ, **self.environment, "PATH": f"{BIN}:{os.environ['PATH']}"},
             capture_output=True,
-            timeout=max(timeout_s, PATIENCE_S),
+            timeout=timeout_s,
             check=False,
         )
         return done.returncode == 0
