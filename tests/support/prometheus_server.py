@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 from support.redis_server import free_port
 
-_START_S = 30.0
-_STOP_S = 10.0
+_START_S = 60.0
+_STOP_S = 60.0
 _POLL_S = 0.02
 _CONFIG = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}

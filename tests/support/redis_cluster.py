@@ -14,7 +14,7 @@ from support.redis_server import RedisServer, free_port, wait_until
 
 MASTERS = 3
 # A master waits two seconds after its start before it takes writes.
-_JOIN_S = 30.0
+_JOIN_S = 60.0
 
 
 class RedisCluster:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import SystemRandom
 
-_START_S = 10.0
-_STOP_S = 10.0
+_START_S = 60.0
+_STOP_S = 60.0
 _POLL_S = 0.005
 _LOWEST_PORT = 10_000
 # Not what a seeded test draws: two workers must not draw the same.
