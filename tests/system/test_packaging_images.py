@@ -92,7 +92,10 @@ def copy(rest: str, into: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """Where pip finds all that the images install: the index is asked once, not by each build."""
+    """Where pip finds all that the images install: the index is asked once, not by each build.
+
+    Nor does pip compile everything (pip reads "no compile: no" so): what runs is compiled then.
+    """
     folder = tmp_path_factory.mktemp("wheels")
     described = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = described["project"]
@@ -106,7 +109,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     wanted += [name for extra in extras for name in project["optional-dependencies"][extra]]
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     subprocess.run([*download, "-c", "constraints.txt", *wanted], cwd=ROOT, check=True)
-    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_NO_COMPILE": "no"}
 
 
 def build(dockerfile: str, folder: Path, wheels: Mapping[str, str]) -> Path:
