@@ -29,7 +29,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.manifests import PROGRAMS, Object, Pods, dockerfile, environment, of_kind, pods, secret
 from support.redis_server import free_port
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 POLL_S = 0.02
 BIN = Path(sys.executable).parent
 

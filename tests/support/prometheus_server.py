@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from support.redis_server import free_port
 
-_START_S = 60.0
+_START_S = 90.0
 _STOP_S = 60.0
 _POLL_S = 0.02
 _CONFIG = """
