@@ -7,6 +7,7 @@ import itertools
 import re
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -49,12 +50,25 @@ def admin(stack: Stack) -> Iterator[Admin]:
         yield found
 
 
-async def test_five_per_cent_of_20000_users_get_the_canary_and_stick_over_every_restart(
-    stack: Stack, client: Client
-) -> None:
-    await until_release_rules(client)
-    before = await client.versions(USERS, clients=32)
+@pytest.fixture(scope="module")
+def before(stack: Stack) -> dict[str, str]:
+    """The version that each of 20,000 users gets."""
+
+    async def asked() -> dict[str, str]:
+        async with client_of(stack) as client:
+            await until_release_rules(client)
+            return await client.versions(USERS, clients=32)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asked()).result()
+
+
+# Two tests: each asks for minutes where the machine is busy, and no test may take ten.
+def test_five_per_cent_of_20000_users_get_the_canary(before: dict[str, str]) -> None:
     assert 0.045 < share(before) < 0.055
+
+
+async def test_all_of_them_stick_over_every_restart(stack: Stack, before: dict[str, str]) -> None:
     await asyncio.to_thread(restart_everything, stack)
     async with client_of(stack) as again:
         assert await again.versions(USERS, clients=32) == before
