@@ -27,7 +27,7 @@ from support.stack import PATIENCE_S, ROOT, client_of, declare, running_stack, s
 PAGE = (ROOT / "docs" / "operating.md").read_text()
 HEADING = re.compile(r"^##+ (.+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ENDS_S = 280.0
+ENDS_S = 540.0
 USERS = [f"user-{number}" for number in range(200)]
 
 
