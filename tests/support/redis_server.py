@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from random import SystemRandom
 
 _START_S = 60.0
 _STOP_S = 60.0
