@@ -76,7 +76,7 @@ def test_it_adds_permissions_a_file_and_a_way_and_changes_the_controller_alone()
     # Of the two overlays the one without secrets that are made anew each time.
     before, after = keyed(objects("production")), keyed(with_istio("production", "above"))
     assert sorted(kind for kind, _ in after.keys() - before.keys()) == [
-        "ConfigMap", "NetworkPolicy", "Role", "RoleBinding",
+        "ConfigMap", "NetworkPolicy", "NetworkPolicy", "Role", "RoleBinding",
     ]  # fmt: skip
     changed = [key for key, thing in before.items() if after.get(key) != thing]
     assert changed == [("Deployment", "controller")]
@@ -139,18 +139,29 @@ def test_the_file_names_a_service_key_of_the_gateway_and_a_host_with_both_versio
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_it_opens_the_way_to_the_api_server_for_the_controller_and_for_nobody_else(
-    overlay: str,
-) -> None:
-    server = Peer(name="api-server", address="203.0.113.9", ports=frozenset({443, 6443}))
+def test_it_opens_the_ways_to_the_api_server_and_to_istiod_and_no_other(overlay: str) -> None:
     names = ("controller", "kong", "decision-svc")
-    peers = [Peer(name=n, namespace=NAMESPACE, labels={"app.kubernetes.io/name": n}) for n in names]
+    ours = [Peer(name=n, namespace=NAMESPACE, labels={"app.kubernetes.io/name": n}) for n in names]
+    peers = [
+        Peer(name="api-server", address="203.0.113.9", ports=frozenset({443, 6443})),
+        Peer(
+            name="istiod",
+            namespace="istio-system",
+            labels={"app": "istiod", "istio.io/rev": "1-29"},
+            ports=frozenset({443, 15012, 15014}),
+        ),
+        Peer(name="mesh-gateway", namespace="istio-system", ports=frozenset({443, 15012})),
+        Peer(name="api", namespace=NAMESPACE, labels={"app": "yyc3-xy-api"}),
+        *ours,
+    ]
 
     def ways(found: Sequence[Object]) -> set[tuple[str, str, int]]:
         policies = [thing for thing in found if thing["kind"] == "NetworkPolicy"]
-        return arrows(policies, [server, *peers])
+        return arrows(policies, peers)
 
     added = ways(with_istio(overlay, "above")) - ways(objects(overlay))
-    assert {who for who, _, _ in added} == {"controller"}
-    assert ("controller", "api-server", 6443) in added
+    assert added - {("controller", "api-server", 443)} == {
+        ("controller", "api-server", 6443),
+        *((who, "istiod", 15012) for who in (*names, "api")),
+    }
     assert ("controller", "api-server", 443) in ways(with_istio(overlay, "above"))
