@@ -112,7 +112,8 @@ class Container:
     def __init__(self, node: Node, found: Pods, container: Object) -> None:
         self._node, self._manifest = node, container
         mounts = node.mounts(found, container)
-        self._here: Callable[[str], str] = lambda text: node.here(text, container, mounts)
+        self.here: Callable[[str], str] = lambda text: node.here(text, container, mounts)
+        """A text with the container's paths, ports and hosts as they are on this machine."""
         told = environment(node.overlay, container)
         for variable in container.get("env", []):
             source = variable.get("valueFrom", {})
@@ -120,7 +121,7 @@ class Container:
                 told[variable["name"]] = node.secret(reference["name"])[reference["key"]].decode()
             if source.get("fieldRef") == {"fieldPath": "metadata.name"}:
                 told[variable["name"]] = f"{found.name}-0"
-        self.environment = {name: self._here(value) for name, value in told.items()}
+        self.environment = {name: self.here(value) for name, value in told.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextmanager
@@ -154,7 +155,7 @@ class Container:
         program, *more = [*command, *words]
         found = shutil.which(program, path=f"{BIN}:{os.environ['PATH']}")
         assert found, f"{program} is not here"
-        return [found, *(self._here(word) for word in more)]
+        return [found, *(self.here(word) for word in more)]
 
     def succeeds(self, kind: str) -> bool:
         """Ask one of its probes, once. It is given up no sooner than this machine, which may be
@@ -222,7 +223,7 @@ class Container:
 
     def by_command(self, asked: Mapping[str, Any], timeout_s: float) -> bool:
         """Whether a command ends well."""
-        command = [self._here(word) for word in asked["command"]]
+        command = [self.here(word) for word in asked["command"]]
         done = subprocess.run(
             command,
             env={**os.environ, **self.environment, "PATH": f"{BIN}:{os.environ['PATH']}"},

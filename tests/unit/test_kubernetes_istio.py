@@ -17,9 +17,11 @@ from support.manifests import (
     OVERLAYS,
     ROOT,
     Object,
+    Pods,
     built,
     copied,
     objects,
+    pods,
     validate,
 )
 from support.network_policies import Peer, arrows
@@ -121,6 +123,42 @@ def test_the_controller_s_account_may_touch_just_the_objects_that_the_file_names
     assert (set(by_name["verbs"]), create["verbs"]) == ({"get", "patch"}, ["create"])
     assert by_name["resourceNames"] == [entry.mesh.name for entry in entries().values()]
     assert {entry.mesh.namespace for entry in entries().values()} == {NAMESPACE}
+
+
+PROXY = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsGroup": 1337,
+    "runAsUser": 1337,
+    "runAsNonRoot": True,
+}
+"""What Istio's injection says of its containers, but for the one below."""
+REDIRECTING = {
+    **PROXY,
+    "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
+    "readOnlyRootFilesystem": False,
+    "runAsGroup": 0,
+    "runAsUser": 0,
+    "runAsNonRoot": False,
+}
+
+
+def test_the_namespace_refuses_injected_pods_unless_istio_s_cni_plugin_redirects_them() -> None:
+    for found in pods("production").values():
+        proxy = {"name": "istio-proxy", "securityContext": PROXY}
+
+        def injected(first: Object, pod: Pods = found, proxy: Object = proxy) -> Object:
+            return {**pod.spec, "initContainers": [first, proxy, *pod.containers]}
+
+        with_cni = {"name": "istio-validation", "securityContext": PROXY}
+        without = {"name": "istio-init", "securityContext": REDIRECTING}
+        assert list(breaches(injected(with_cni))) == []
+        assert list(breaches(injected(without))) == [
+            "istio-init: capabilities are added",
+            "istio-init: may run as root",
+        ]
 
 
 def test_the_file_names_a_service_key_of_the_gateway_and_a_host_with_both_versions() -> None:

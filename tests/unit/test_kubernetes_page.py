@@ -202,7 +202,7 @@ def test_commands_name_workloads_and_ports_that_are_there() -> None:
     for command in asked:
         for name in re.findall(r"deployment/([\w-]+)", command):
             assert name in of_kind("production", "Deployment"), command
-        for name in re.findall(r"exec ([\w-]+)-0 ", command):
+        for name in re.findall(r"(?:exec|exec -i|pod|statefulset)[ /](redis\w*)", command):
             assert name in of_kind("demo", "StatefulSet"), command
         for kind, name, port in re.findall(r"port-forward (\w+)/([\w-]+) \d+:(\d+)", command):
             assert int(port) in ports(kind, name), command
