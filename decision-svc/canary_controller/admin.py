@@ -124,7 +124,7 @@ class Admin(Protocol):
         ...
 
     async def record(self, service_key: str, release_id: str) -> ReleaseRecord:
-        """What is noted of a release. Raises Unknown if nothing is."""
+        """What is noted of a release. Raises Unknown if nothing is, Unreadable if it is spoilt."""
         ...
 
     async def put_record(self, record: ReleaseRecord) -> None:

@@ -57,7 +57,12 @@ class NoReports:
 
 @asynccontextmanager
 async def assembled(settings: Settings) -> AsyncIterator[Running]:
-    """A controller with all its parts, which end when this closes."""
+    """A controller with all its parts, which end when this closes. Raises BadSettings."""
+    if settings.lease_s < 2 * settings.look_every_s:
+        raise BadSettings(
+            "--lease-s: give twice --look-every or more; a lease that ends between two looks is "
+            "another controller's by the next"
+        )
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         metrics_address = _serve_metrics(settings.metrics_listen, metrics, stack)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from canary_engine.model import Cohort, VersionStatus
 
 from canary_controller.admin import Answered
-from canary_controller.ending import QUIET_SLOTS, End, Ended, verification
+from canary_controller.ending import QUIET_SLOTS, SETTLED, End, Ended, verification
 from canary_controller.measuring import Found
 from canary_controller.slots import newest_complete
 from canary_controller.watched import Watched
@@ -20,7 +21,7 @@ def verified(w: Watched, found: Found, now: datetime) -> tuple[End, str]:
     if w.has_noted(End.VERIFIED):
         return End.VERIFIED, ""
     stable, newest = w.policy.version_with(VersionStatus.STABLE), newest_complete(now)
-    name, answered = stable.version if stable is not None else "", found.answered
+    name, answered = stable.version if stable is not None else "", _answered(w, found)
     ended = Ended(
         canary_requests=sum(
             w.slots.requests(cohort, newest - QUIET_SLOTS, newest)
@@ -29,3 +30,10 @@ def verified(w: Watched, found: Found, now: datetime) -> tuple[End, str]:
         stable=answered.get(name, NOBODY) if answered is not None else None,
     )
     return verification(w.release, w.record, ended, now)
+
+
+def _answered(w: Watched, found: Found) -> Mapping[str, Answered] | None:
+    """How versions were answered in a minute after the end; None: nobody has asked since."""
+    at = w.release.ended_at
+    is_after = at is None or (found.at is not None and found.at - at >= SETTLED)
+    return found.answered if is_after else None

@@ -8,6 +8,7 @@
         ├── Unreachable    nobody answered: whether it was done is not known
         ├── LostRace       somebody else has changed the policy since it was read
         ├── Refused        the service said no, and why; e.g. a guard, or a token that is too old
+        │   └── Unreadable     what is asked for is there, and is spoilt
         └── Unknown        there is no such thing
 """
 
@@ -38,3 +39,7 @@ class Refused(AdminError):  # noqa: N818 - it says what happened
 
 class Unknown(AdminError):  # noqa: N818 - it says what is the matter
     """There is no such thing."""
+
+
+class Unreadable(Refused):
+    """What is asked for is there, and is spoilt: asking again helps nobody."""

@@ -59,19 +59,25 @@ def begin(release: Release, plan: Plan, judge: Judge, now: datetime) -> Seen:
 
 
 def renewed(seen: Seen, release: Release, plan: Plan, judge: Judge, now: datetime) -> Seen:
-    """The same, or from the beginning if a person had it judged anew or its traffic changed.
+    """The same, or from the beginning if a person had it judged anew or by another comparison.
 
     What a clock that was ahead has seen of the future is nothing to go on with.
     """
     fresh = begin(release, plan, judge, now)
-    newest = newest_complete(now)
-    if seen.slot > newest + AHEAD_SLOTS:
-        return replace(fresh, slot=max(fresh.slot, newest))
+    if is_ahead(seen, now):
+        return replace(fresh, slot=max(fresh.slot, newest_complete(now)))
     if (seen.release_id, seen.judged_since) != (fresh.release_id, fresh.judged_since):
+        return fresh
+    if seen.known.evidence.measures != fresh.known.evidence.measures:
         return fresh
     if seen.weight_since != fresh.weight_since:
         return replace(seen, weight_since=fresh.weight_since, samples=0)
     return seen
+
+
+def is_ahead(seen: Seen, now: datetime) -> bool:
+    """Whether it was seen by a clock that has been set back since."""
+    return seen.slot > newest_complete(now) + AHEAD_SLOTS
 
 
 def gathered(seen: Seen, slots: Slots, judge: Judge, mix: Mix, until: int) -> Seen:

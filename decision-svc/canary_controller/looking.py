@@ -11,21 +11,21 @@ from canary_engine.gates import gate_states, with_since
 from canary_engine.judge.breaches import Reading
 from canary_engine.judge.slots import SLOT_S
 from canary_engine.judge.verdict import Verdict
-from canary_engine.metric_snapshot import MetricSnapshot, of_tally, value, with_value
+from canary_engine.metric_snapshot import MetricSnapshot, of_tally, value
 from canary_engine.model import BUCKETS, Cohort, Release, ReleaseStatus
 from canary_engine.outcomes import Tally
 from canary_engine.plan import GateKind, Plan
 from canary_engine.record import GateState, Point
-from canary_engine.record_size import thinned
+from canary_engine.record_size import named_alone, thinned
 from canary_engine.step import Action, Because, Do, Look, current_step, next_weight, step
 from canary_engine.webhooks import questions_after, questions_before, refusal, unanswered
 
 from canary_controller import evidence
 from canary_controller.admin import FAR
 from canary_controller.judging import Case, Judge
-from canary_controller.measuring import TOLD, Found, named, window
+from canary_controller.measuring import TOLD, Found, all_limits, named, window
 from canary_controller.slots import first_slot, newest_complete, slot_of
-from canary_controller.sources.source import MetricKey, Trouble
+from canary_controller.sources.source import MetricKey, Trouble, onto
 from canary_controller.turns import turn
 from canary_controller.watched import Sides, Watched
 
@@ -56,8 +56,10 @@ def judge_it(w: Watched, judge: Judge, found: Found, now: datetime, *, has_news:
 
 def gather(w: Watched, judge: Judge, until: int) -> None:
     """Take the slots up to ``until`` for evidence, and keep those of the last minutes."""
+    if until <= w.seen.slot:
+        return
     w.seen = evidence.gathered(w.seen, w.slots, judge, w.mix, until)
-    w.heard_slot = max(w.heard_slot, w.seen.slot)
+    w.heard_slot = w.seen.slot
     w.slots.forget(w.seen.slot - window(w.plan) // SLOT_S)
 
 
@@ -72,7 +74,7 @@ def _case(w: Watched, found: Found, now: datetime) -> Case:
         control=values(w.sides.control),
         chosen=values(w.sides.chosen) if has_chosen else None,
         now=now,
-        silent={(trouble.metric, trouble.name) for trouble in found.queried.troubles},
+        silent={(trouble.metric, trouble.name) for trouble in _troubles(w, found)},
         is_counting=OUTCOMES not in w.missing,
         requests=samples(w),
         min_samples=held.min_samples if held is not None else 0,
@@ -149,7 +151,8 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
     if w.release.is_in_force and verdict != w.record.verdict:
         w.record = replace(w.record, findings=w.judged.findings())
     is_silent = action.because in (Because.ENDED, Because.NOTHING_TO_DO)
-    waits_for = w.refused or ("" if is_silent else action.why)
+    refused = w.refusal.why if w.refusal is not None and w.refusal.is_of(action) else ""
+    waits_for = refused or ("" if is_silent else action.why)
     state = (verdict, w.gates, waits_for)
     if state != (w.record.verdict, w.record.gates, w.record.waits_for):
         w.record = replace(w.record, verdict=verdict, gates=w.gates, waits_for=waits_for)
@@ -159,16 +162,21 @@ def note_state(w: Watched, action: Action, now: datetime) -> None:
         return
     every = timedelta(seconds=max(w.plan.check_interval_s, _POINT_EVERY_S))
     if last is None or now - last.at >= every or last.weight != weight:
-        point = Point(
-            at=now,
-            weight=weight,
-            canary=w.sides.drawn,
-            control=w.sides.control,
-            chosen=w.sides.chosen,
-            verdict=w.record.verdict,
-            e_values=w.judged.e_values,
-        )
-        w.record = replace(w.record, points=thinned((*w.record.points, point), now))
+        w.record = replace(w.record, points=thinned((*w.record.points, _point(w, now)), now))
+
+
+def _point(w: Watched, now: datetime) -> Point:
+    """How it stands, with those of the metrics that people name which the plan is about."""
+    names = {name for _, name in named((*all_limits(w.plan), *w.plan.queries))}
+    return Point(
+        at=now,
+        weight=_weight(w.release),
+        canary=named_alone(w.sides.drawn, names),
+        control=named_alone(w.sides.control, names),
+        chosen=named_alone(w.sides.chosen, names),
+        verdict=w.record.verdict,
+        e_values=w.judged.e_values,
+    )
 
 
 def renew_sides(w: Watched, found: Found, now: datetime) -> None:
@@ -180,22 +188,25 @@ def renew_sides(w: Watched, found: Found, now: datetime) -> None:
 
 
 def sides(w: Watched, found: Found, now: datetime) -> Sides:
-    """What is known of the last minutes: outcomes, reports, and answers to the plan's queries."""
-    window_s = window(w.plan)
-    told = w.slots.sums(slot_of(now) - window_s // SLOT_S)
+    """What is known of the last minutes: outcomes, reports, and answers to the plan's queries.
+
+    Outcomes from before it is judged are none of them: it would be stopped for those once more.
+    """
+    window_s, first = window(w.plan), first_slot(w.seen.judged_since)
+    told = w.slots.sums(max(slot_of(now) - window_s // SLOT_S, first - 1))
+    covered_s = min(window_s, max(now.timestamp() - first * SLOT_S, SLOT_S))
+    side = partial(_side, covered_s=covered_s)
     reported, queried = found.reported, found.queried
     return Sides(
-        drawn=_side(told.get(Cohort.DRAWN), window_s, reported.get(Cohort.DRAWN), queried.canary),
-        control=_side(
-            told.get(Cohort.CONTROL), window_s, reported.get(Cohort.CONTROL), queried.stable
-        ),
-        chosen=_side(told.get(Cohort.CHOSEN), window_s, None, {}),
+        drawn=side(told.get(Cohort.DRAWN), reported.get(Cohort.DRAWN), queried.canary),
+        control=side(told.get(Cohort.CONTROL), reported.get(Cohort.CONTROL), queried.stable),
+        chosen=side(told.get(Cohort.CHOSEN), None, {}),
     )
 
 
 def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
     """Of each metric that the plan needs and nobody gives, why; nothing while nobody gets it."""
-    if not w.release.share or w.release.halted or not w.release.is_in_force:
+    if not _has_traffic(w):
         return {}
     lacks = _unanswered(w.plan, found.queried.troubles) if found.queried.troubles else {}
     if found.trouble:
@@ -208,6 +219,16 @@ def missing(w: Watched, found: Found, now: datetime) -> dict[str, str]:
     if _silence(w, now) > NO_OUTCOMES:
         lacks[OUTCOMES] = "no gateway has told of a request since the minute before"
     return lacks
+
+
+def _has_traffic(w: Watched) -> bool:
+    return bool(w.release.share) and not w.release.halted and w.release.is_in_force
+
+
+def _troubles(w: Watched, found: Found) -> Iterable[Trouble]:
+    """What queries did not tell, but for that which is there once somebody gets the canary."""
+    troubles = found.queried.troubles
+    return troubles if _has_traffic(w) else [one for one in troubles if not one.is_empty]
 
 
 def _unanswered(plan: Plan, troubles: Iterable[Trouble]) -> dict[str, str]:
@@ -251,12 +272,13 @@ def samples(w: Watched) -> int:
 
 def _side(
     tally: Tally | None,
-    window_s: int,
     reported: MetricSnapshot | None,
     queried: Mapping[MetricKey, float],
+    *,
+    covered_s: float,
 ) -> MetricSnapshot:
     """One side's metrics: what outcomes tell goes before reports, a query before both."""
-    told = of_tally(tally, window_s) if tally is not None else MetricSnapshot()
+    told = of_tally(tally, covered_s) if tally is not None else MetricSnapshot()
     if reported is not None:
         told = replace(
             told,
@@ -270,9 +292,7 @@ def _side(
             users=reported.users,
             custom=reported.custom,
         )
-    for (metric, name), number in queried.items():
-        told = with_value(told, metric, name, number)
-    return told
+    return onto(told, queried)
 
 
 def _weight(release: Release) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import structlog
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Cohort, Policy, Release, Variant
 from canary_engine.plan import Limit, Metric, Plan, Query
@@ -20,8 +21,12 @@ from canary_controller.ending import WINDOW_S
 from canary_controller.errors import AdminError
 from canary_controller.sources.source import Measured, MetricKey, Source, Target, Trouble
 
+log = structlog.get_logger()
+
 MOST_AT_ONCE = 32
 LONGEST_WINDOW_S = 300
+ENDED_EVERY = timedelta(seconds=5)
+"""Once a release has ended, people wait for what is measured."""
 TOLD = frozenset(
     {
         Metric.ERROR_RATE, Metric.ERROR_COUNT, Metric.THROUGHPUT, Metric.AVG_RESPONSE_TIME,
@@ -69,9 +74,10 @@ class Measuring:
         release, plan, key = policy.release, policy.plan, policy.service_key
         if release is None or plan is None or key in self._tasks:
             return
+        every = timedelta(seconds=plan.check_interval_s) if release.is_in_force else ENDED_EVERY
         at = self.found(key, release).at
-        every = timedelta(seconds=plan.check_interval_s)
-        if (at is not None and now - at < every) or not _is_asked(release, plan):
+        is_fresh = at is not None and timedelta(0) <= now - at < every
+        if is_fresh or not _is_asked(release, plan):
             return
         task = asyncio.get_running_loop().create_task(
             self._measure(key, release, plan, stable_version, now)
@@ -104,6 +110,9 @@ class Measuring:
                     found = Found(release_id=release.id, at=now, answered=answered)
             except AdminError as error:
                 found = Found(release_id=release.id, at=now, trouble=str(error))
+            except Exception as error:  # else what was found before would be believed for ever
+                log.exception("a release cannot be measured", service_key=key)
+                found = Found(release_id=release.id, at=now, trouble=repr(error))
             self._found[key] = found
 
     async def _in_force(
@@ -142,12 +151,13 @@ def window(plan: Plan) -> int:
     return min(max(60, plan.check_interval_s), LONGEST_WINDOW_S)
 
 
-def named(limits: Iterable[Limit]) -> set[MetricKey]:
-    """The metrics that limits are about."""
-    return {(limit.metric, limit.name) for limit in limits}
+def named(parts: Iterable[Limit | Query]) -> set[MetricKey]:
+    """The metrics that limits and queries are about."""
+    return {(part.metric, part.name) for part in parts}
 
 
-def _all_limits(plan: Plan) -> tuple[Limit, ...]:
+def all_limits(plan: Plan) -> tuple[Limit, ...]:
+    """Whatever the plan holds metrics against."""
     return (*plan.success, *plan.alerts, *plan.rollback.conditions)
 
 
@@ -159,4 +169,4 @@ def _is_asked(release: Release, plan: Plan) -> bool:
 
 
 def _wants_reports(plan: Plan) -> bool:
-    return any(metric not in TOLD for metric, _ in named(_all_limits(plan)))
+    return any(metric not in TOLD for metric, _ in named(all_limits(plan)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from canary_engine.judge.verdict import Verdict
 from canary_engine.model import BUCKETS
@@ -16,96 +17,84 @@ from canary_controller.standing import Shown, Standing
 _MESH = ("service_key",)
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
+Counters = Callable[..., Counter]
+Gauges = Callable[..., Gauge]
+"""Make a metric of its name, what it says and its labels."""
+
 
 class Metrics:
     """The controller's metrics in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._ticks = Counter(
-            "canary_controller_ticks", "Ticks, by how they went.", ("result",), registry=registry
-        )
-        self._ticked = {
-            is_well: self._ticks.labels("well" if is_well else "trouble")
-            for is_well in (True, False)
-        }
-        self._tick_s = Histogram(
-            "canary_controller_tick_seconds",
-            "How long a tick took.",
-            buckets=_TICK_S,
-            registry=registry,
-        )
-        self._lag_s = Gauge(
-            "canary_controller_lag_seconds",
-            "By how much the newest tick was late for the next.",
-            registry=registry,
-        )
-        self._lease = Gauge(
-            "canary_controller_lease_held",
-            "1 while this controller holds the lease and acts.",
-            registry=registry,
-        )
-        self._token = Gauge(
-            "canary_controller_fencing_token",
-            "Fencing token of the lease held last.",
-            registry=registry,
-        )
-        self._releases = Gauge(
-            "canary_controller_releases",
-            "Releases seen to, by the judge's newest verdict.",
-            ("verdict",),
-            registry=registry,
-        )
-        self._by_verdict = {
-            verdict: self._releases.labels(verdict or "none") for verdict in ("", *Verdict)
-        }
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self._declare_ticks(counter, gauge)
+        self._declare_releases(counter, gauge)
+        self._declare_meshes(counter, gauge)
         self._standing = Standing()
         registry.register(self._standing)
-        self._writes = Counter(
-            "canary_controller_writes",
-            "Changes of policies, by action and by how they went.",
+
+    def _declare_ticks(self, counter: Counters, gauge: Gauges) -> None:
+        ticks = counter("canary_controller_ticks", "Ticks, by how they went.", ("result",))
+        self._ticked = {True: ticks.labels("well"), False: ticks.labels("trouble")}
+        self._tick_s = Histogram(
+            "canary_controller_tick_seconds", "How long a tick took.",
+            buckets=_TICK_S, registry=self.registry,
+        )  # fmt: skip
+        self._lag_s = gauge(
+            "canary_controller_lag_seconds", "By how much the newest tick was late for the next."
+        )
+        self._lease = gauge(
+            "canary_controller_lease_held", "1 while this controller holds the lease and acts."
+        )
+        self._token = gauge(
+            "canary_controller_fencing_token", "Fencing token of the lease held last."
+        )
+
+    def _declare_releases(self, counter: Counters, gauge: Gauges) -> None:
+        releases = gauge(
+            "canary_controller_releases", "Releases seen to, by the judge's newest verdict.",
+            ("verdict",),
+        )  # fmt: skip
+        self._by_verdict = {
+            verdict: releases.labels(verdict or "none") for verdict in ("", *Verdict)
+        }
+        self._writes = counter(
+            "canary_controller_writes", "Changes of policies, by action and by how they went.",
             ("action", "result"),
-            registry=registry,
-        )
-        self._records = Counter(
-            "canary_controller_records", "Records written.", ("result",), registry=registry
-        )
-        self._messages = Counter(
+        )  # fmt: skip
+        self._records = counter("canary_controller_records", "Records written.", ("result",))
+        self._messages = counter(
             "canary_controller_messages",
             "Alerts over channels: delivered, failed (tried again), lost.",
             ("channel", "result"),
-            registry=registry,
         )
 
-        self._mesh_looks = Counter(
+    def _declare_meshes(self, counter: Counters, gauge: Gauges) -> None:
+        self._mesh_looks = counter(
             "canary_controller_mesh_looks",
             "Looks at the routes of a service key's mesh, by how they stood.",
-            ("service_key", "standing"),
-            registry=registry,
+            (*_MESH, "standing"),
         )
-        self._mesh_drift = Counter(
+        self._mesh_drift = counter(
             "canary_controller_mesh_drift",
             "Looks that found routes which somebody else had changed.",
             _MESH,
-            registry=registry,
         )
-        self._mesh_in_step = Gauge(
+        self._mesh_in_step = gauge(
             "canary_controller_mesh_in_step",
             "1 if the mesh was in step with its release at the newest look, else 0.",
             _MESH,
-            registry=registry,
         )
-        self._mesh_weight = Gauge(
+        self._mesh_weight = gauge(
             "canary_controller_mesh_weight_ratio",
             "Share of requests that the mesh gives the canary by weight, as far as is known.",
             _MESH,
-            registry=registry,
         )
-        self._mesh_wanted = Gauge(
+        self._mesh_wanted = gauge(
             "canary_controller_mesh_wanted_ratio",
             "Share that the release gives the canary: no mesh should give it more.",
             _MESH,
-            registry=registry,
         )
 
     def mesh_looked(self, service_key: str, seen: Seen) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Protocol
+from datetime import datetime
+from typing import Protocol, TypeVar
 
 import structlog
 from canary_engine.model import Policy
@@ -23,14 +22,21 @@ from canary_controller import evidence, looking, telling, watched
 from canary_controller.admin import FAR, Admin, Known, News, ReleaseNews, Write
 from canary_controller.closing import verified
 from canary_controller.ending import AT_MOST, End
-from canary_controller.errors import AdminError, LostRace, Refused, Unknown, Unreachable
+from canary_controller.errors import (
+    AdminError,
+    LostRace,
+    Refused,
+    Unknown,
+    Unreachable,
+    Unreadable,
+)
 from canary_controller.judging import Judge
 from canary_controller.measuring import Measuring
 from canary_controller.mesh.meshes import Meshes, NoMeshes
 from canary_controller.metrics import Metrics
 from canary_controller.slots import newest_complete
 from canary_controller.standing import Shown
-from canary_controller.watched import Watched
+from canary_controller.watched import Refusal, Watched
 
 log = structlog.get_logger()
 
@@ -38,8 +44,6 @@ MOST_AT_ONCE = 32
 MOST_BEHIND = 20
 """So many releases catch up at a time on outcomes that are older than BEHIND_SLOTS."""
 BEHIND_SLOTS = 30
-REFUSED_FOR = timedelta(seconds=10)
-"""For so long a move that was refused is not tried again, unless the policy changes."""
 DONE = {
     Do.RAISE: "raised",
     Do.WIDEN: "control-widened",
@@ -49,6 +53,18 @@ DONE = {
     Do.ROLL_BACK: "rolled-back",
     Do.ROLL_BACK_LATER: "rollback-due",
 }
+
+
+class Keyed(Protocol):
+    """Whatever is of one service key."""
+
+    @property
+    def service_key(self) -> str:
+        """Which one."""
+        ...
+
+
+Item = TypeVar("Item", bound=Keyed)
 
 
 class Reports(Protocol):
@@ -83,9 +99,15 @@ class Reconciler:
         self._now: datetime | None = None
         self._lease_told: datetime | None = None
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._succeeded: list[Watched] = []
+        self._mistakes: list[Exception] = []
 
     async def tick(self, token: int, may_act: Callable[[], bool]) -> None:
-        """Look at everything once. Raises AdminError if the service cannot be asked."""
+        """Look at everything once.
+
+        Raises AdminError if the service cannot be asked, and, once all are seen to, ExceptionGroup
+        with what went wrong with single releases.
+        """
         if token != self._token:
             self.forget()
             await self._admit((await self._admin.follow(await self._all())), token)
@@ -101,8 +123,11 @@ class Reconciler:
         # After the writes: a mesh follows what is stored, and hears of a rollback at once.
         self._outside.meshes.see(self._revisions, now, may_act)
         await self._each(self._ended(), lambda w: self._see_off(w, now))
+        succeeded, self._succeeded = self._succeeded, []
+        await self._each(succeeded, lambda w: self._leave(w, token, may_act, now))
         await self._each(self._to_save(now), lambda w: self._save(w, token, may_act, now))
         self._talk(now)
+        self._own_up()
 
     def lost_lease(self, other: str) -> None:
         """Another may act: nothing here is to be believed any more, nobody is to be asked."""
@@ -118,6 +143,7 @@ class Reconciler:
         """Begin with what the service says."""
         self._token = 0
         self._watched.clear()
+        self._succeeded.clear()
         self._outside.meshes.forget()
 
     async def _all(self) -> list[Known]:
@@ -125,10 +151,14 @@ class Reconciler:
         return [Known(service_key=key, slot=FAR) for key in await self._admin.services()]
 
     def _known(self) -> list[Known]:
-        """What is known; of releases that are far behind, only some ask for their outcomes."""
+        """What is known; of releases that are far behind, only some ask for their outcomes.
+
+        Those that have ended are not judged, and so are behind for ever.
+        """
         room, found = MOST_BEHIND, []
         for w in self._watched.values():
-            is_behind = w.newest_slot is not None and w.newest_slot - w.seen.slot > BEHIND_SLOTS
+            newest = w.newest_slot if w.release.is_in_force else None
+            is_behind = newest is not None and newest - w.seen.slot > BEHIND_SLOTS
             room -= is_behind
             w.is_up_to_date = not is_behind or room >= 0
             slot = w.heard_slot if w.is_up_to_date else FAR
@@ -148,11 +178,12 @@ class Reconciler:
             w = self._watched.get(one.service_key)
             if w is None:
                 continue
-            w.newest_slot = newest_complete(news.now)
+            w.keep_time(self._judge, news.now)
             if w.slots.hear(one.outcomes):
                 has_news.add(one.service_key)
             if one.more_after:
-                looking.gather(w, self._judge, min(one.more_after, w.newest_slot))
+                until = min(one.more_after, newest_complete(news.now))
+                looking.gather(w, self._judge, until)
                 w.is_up_to_date = False
         return has_news
 
@@ -175,7 +206,9 @@ class Reconciler:
             return w
         release, plan = one.policy.release, one.policy.plan
         if w is None or release is None or release.id != w.release.id or plan is None:
-            self._watched.pop(one.service_key, None)
+            before = self._watched.pop(one.service_key, None)
+            if before is not None and release is not None and release.id != before.release.id:
+                self._succeeded.append(before)
             return None
         w.follow(one.policy, self._judge, now)
         return w
@@ -188,12 +221,12 @@ class Reconciler:
             record = await self._admin.record(one.service_key, policy.release.id)
         except Unknown:
             record = None
-        except Refused as refusal:
-            log.error("a record is begun anew", service_key=one.service_key, why=str(refusal))
+        except Unreadable as error:
+            log.error("a record is begun anew", service_key=one.service_key, why=str(error))
             record = None
         w = watched.begin(policy, record, self._judge, now)
         if w is not None:
-            w.newest_slot = newest_complete(now)
+            w.keep_time(self._judge, now)
             self._watched[one.service_key] = w
 
     def _tell_unreadable(self, one: ReleaseNews) -> None:
@@ -236,7 +269,7 @@ class Reconciler:
             for w in self._up_to_date()
             if w.action is not None
             and w.action.is_write
-            and (w.refused_until is None or now >= w.refused_until)
+            and not (w.refusal and w.refusal.holds(w.action, now))
         ]
 
     async def _act(
@@ -274,9 +307,8 @@ class Reconciler:
 
     def _refuse(self, w: Watched, action: Action, why: str, now: datetime) -> None:
         self._metrics.wrote(action.do, "refused")
-        w.refused = f"{action.do} was refused: {why}"
-        w.refused_until = now + REFUSED_FOR
-        w.record = replace(w.record, waits_for=w.refused)
+        w.refusal = Refusal(do=action.do, at=now, why=f"{action.do} was refused: {why}")
+        w.record = replace(w.record, waits_for=w.refusal.why)
         log.warning("a move was refused", service_key=w.service_key, do=action.do, why=why)
 
     def _ended(self) -> list[Watched]:
@@ -294,6 +326,16 @@ class Reconciler:
         if is_over or now - (w.release.ended_at or now) > AT_MOST:
             await self._outside.reports.write(w.policy, w.record)
             w.record = replace(w.record, is_closed=True, waits_for="")
+
+    async def _leave(
+        self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
+    ) -> None:
+        """Report on a release that another has succeeded: nobody can verify its end any more."""
+        w.note(Event(at=now, what="succeeded", why="another was started"))
+        telling.tell_all_over(w, self._outside.people, now)
+        w.record = replace(w.record, is_closed=True, waits_for="")
+        await self._outside.reports.write(w.policy, w.record)
+        await self._save(w, token, may_act, now)
 
     def _to_save(self, now: datetime) -> list[Watched]:
         return [w for w in self._up_to_date() if w.is_to_save(now)]
@@ -329,21 +371,23 @@ class Reconciler:
         watched = self._watched.values()
         self._metrics.releases([Shown(record=w.record, findings=w.findings) for w in watched])
 
-    async def _each(self, items: Iterable[object], do: Callable[..., Awaitable[None]]) -> None:
+    async def _each(self, items: Iterable[Item], do: Callable[[Item], Awaitable[None]]) -> None:
         """Do it for all, some at a time; what goes wrong with one keeps no other from it."""
 
-        async def one(item: object) -> None:
+        async def one(item: Item) -> None:
             async with self._places:
-                await do(item)
+                try:
+                    await do(item)
+                except (LostRace, Unreachable):
+                    pass  # the next tick looks again
+                except Exception as error:
+                    error.add_note(f"service key: {item.service_key}")
+                    self._mistakes.append(error)
 
-        todo = list(items)
-        if not todo:
-            return
-        if len(todo) == 1:
-            with suppress(AdminError):
-                await one(todo[0])
-            return
-        outcomes = await asyncio.gather(*map(one, todo), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, AdminError):
-                raise outcome
+        await asyncio.gather(*map(one, items))
+
+    def _own_up(self) -> None:
+        """Raise what went wrong with single releases, now that all others were seen to."""
+        mistakes, self._mistakes = self._mistakes, []
+        if mistakes:
+            raise ExceptionGroup("not every release is seen to", mistakes)

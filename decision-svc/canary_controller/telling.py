@@ -113,6 +113,12 @@ def tell(w: Watched, people: Tellable, now: datetime) -> None:
         people.tell(about, notice)
 
 
+def tell_all_over(w: Watched, people: Tellable, now: datetime) -> None:
+    """Have people told at once that nothing lasts any more: nobody looks at it again."""
+    w.record = replace(w.record, alerts=alerts.updated(w.record.alerts, (), now))
+    tell(w, people, now + alerts.QUIET)
+
+
 def tell_lost_lease(people: Tellable, other: str, now: datetime) -> None:
     """Have people told that another may act now; no record is there to note it in."""
     people.tell(About(), Notice(alert=lost_lease(other, now)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,19 +15,22 @@ from canary_engine.model import Policy, Release
 from canary_engine.plan import Plan
 from canary_engine.record import Event, Finding, GateState, ReleaseRecord
 from canary_engine.record_size import events_with
-from canary_engine.step import Action
+from canary_engine.step import Action, Do
 from canary_engine.webhooks import Question
 
 from canary_controller import evidence
 from canary_controller.evidence import Growing, Mix, Seen
 from canary_controller.judging import Judge, Judged
 from canary_controller.measuring import NOTHING, Found, window
-from canary_controller.slots import Slots
+from canary_controller.slots import Slots, newest_complete
 from canary_controller.turns import turn
 
 SAVED_EVERY_S = 60
 SAVED_AGAIN = timedelta(seconds=5)
 """So soon a verdict that wavers is noted again."""
+REFUSED_FOR = timedelta(seconds=10)
+"""For so long a move that was refused is not tried again, unless the policy changes."""
+_NUMBERS = re.compile(r"[0-9][0-9.,e+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,23 @@ class Sides:
     drawn: MetricSnapshot = field(default_factory=MetricSnapshot)
     control: MetricSnapshot = field(default_factory=MetricSnapshot)
     chosen: MetricSnapshot = field(default_factory=MetricSnapshot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A move that the service refused ``at``, and what it said; no other move waits for it."""
+
+    do: Do
+    at: datetime
+    why: str
+
+    def is_of(self, action: Action) -> bool:
+        """Whether it is this that was refused."""
+        return action.do is self.do
+
+    def holds(self, action: Action, now: datetime) -> bool:
+        """Whether the same is not to be tried again yet."""
+        return self.is_of(action) and timedelta(0) <= now - self.at < REFUSED_FOR
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,9 +91,8 @@ class Watched:
     newest_slot: int | None = None
     looked_at: datetime | None = None
     told_at: datetime | None = None
-    refused: str = ""
+    refusal: Refusal | None = None
     mistake: str = ""
-    refused_until: datetime | None = None
 
     @property
     def service_key(self) -> str:
@@ -87,10 +107,25 @@ class Watched:
             self.record = replace(self.record, findings=self.findings())
         before, self.release = self.release, policy.release
         self.policy, self.plan = policy, policy.plan
-        self.seen = evidence.renewed(self.seen, self.release, self.plan, judge, now)
+        self._renew(judge, now)
         if (before.share, before.control) != (self.release.share, self.release.control):
             self.mix = Mix(share=self.release.share, control=self.release.control, since=now)
-        self.refused, self.refused_until, self.told_at = "", None, None
+        # What was judged and told before was about another policy.
+        self.refusal = self.looked_at = self.told_at = None
+
+    def keep_time(self, judge: Judge, now: datetime) -> None:
+        """Take note of the service's clock, which may have been set back."""
+        self.newest_slot = newest_complete(now)
+        if evidence.is_ahead(self.seen, now):
+            self._renew(judge, now)
+
+    def _renew(self, judge: Judge, now: datetime) -> None:
+        before = self.seen.slot
+        self.seen = evidence.renewed(self.seen, self.release, self.plan, judge, now)
+        if self.seen.slot < before:
+            # All since then is asked for anew, and nobody judges before it is there.
+            self.slots, self.growing = Slots(), Growing()
+            self.heard_slot, self.is_up_to_date = _heard_slot(self.seen, self.plan), False
 
     def see(self, mesh: MeshSight) -> None:
         """Take over how its mesh stands; what is new of it is told at once."""
@@ -148,10 +183,15 @@ def begin(
         saved=found,
         seen=seen,
         mix=Mix(share=release.share, control=release.control, since=now),
-        heard_slot=seen.slot - window(plan) // SLOT_S,
+        heard_slot=_heard_slot(seen, plan),
         judged=Judged(verdict=Verdict.INCONCLUSIVE, why="", known=seen.known),
         gates=found.gates,
     )
+
+
+def _heard_slot(seen: Seen, plan: Plan) -> int:
+    """After which slot to ask for outcomes: also for those of the last minutes."""
+    return seen.slot - window(plan) // SLOT_S
 
 
 def _stable_version(policy: Policy) -> str:
@@ -165,4 +205,6 @@ def _happenings(record: ReleaseRecord) -> Sequence[object]:
 
 
 def _state(record: ReleaseRecord) -> Sequence[object]:
-    return (record.verdict, record.waits_for)
+    """How it stands; numbers that go up by the second are no other state."""
+    weight = record.points[-1].weight if record.points else None
+    return (record.verdict, weight, _NUMBERS.sub("", record.waits_for))

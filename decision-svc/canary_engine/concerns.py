@@ -16,6 +16,7 @@ from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.model import BUCKETS, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Plan, length, said
 from canary_engine.record import Alert, Answer, GateState, Severity, WebhookCall
+from canary_engine.step import current_step
 from canary_engine.webhooks import SILENT_TRIES, Question, call_of, is_silent
 
 LONG_WAIT = timedelta(hours=1)
@@ -207,7 +208,7 @@ def _wanted_rollback(sight: Sight) -> Iterator[Raised]:
 
 def _stuck(release: Release, sight: Sight) -> Iterator[Raised]:
     """A weight that is held for much longer than its hold, and no gate says why."""
-    hold_s = next((s.hold_s for s in sight.plan.steps if s.weight == release.share), 0)
+    hold_s = (current_step(sight.plan, release.share) or sight.plan.steps[0]).hold_s
     since = release.weight_since
     if release.status is not ReleaseStatus.IN_PROGRESS or release.halted or not hold_s or not since:
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.record import Event, Point, WebhookCall
 
 MOST_POINTS = 600
@@ -29,6 +31,19 @@ def thinned(points: Sequence[Point], now: datetime) -> tuple[Point, ...]:
             kept.append(point)
     # The newest are worth most; more than these are changes of the weight by the hundred.
     return tuple(kept[-MOST_POINTS:])
+
+
+def named_alone(snapshot: MetricSnapshot, names: Set[str]) -> MetricSnapshot:
+    """The snapshot without custom metrics and features of other names: people report hundreds."""
+    custom, usage = snapshot.custom, snapshot.business.feature_usage
+    if custom.keys() <= names and usage.keys() <= names:
+        return snapshot
+    used = {name: number for name, number in usage.items() if name in names}
+    return replace(
+        snapshot,
+        business=replace(snapshot.business, feature_usage=used),
+        custom={name: number for name, number in custom.items() if name in names},
+    )
 
 
 def events_with(events: Sequence[Event], event: Event) -> tuple[Event, ...]:

@@ -24,6 +24,7 @@ from support import calls
 from support.access import Tokens, bearer
 from support.calls import LIMIT_S, METERED
 from support.service import running_service
+from support.service_process import PATIENCE_S
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -336,9 +337,9 @@ async def test_the_process_never_writes_a_token(file: Tokens) -> None:
     assert process.stdout is not None
     said = b""
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while b'"ready"' not in said:
-                said += await process.stdout.readline()
+        async with asyncio.timeout(PATIENCE_S):
+            while b'"ready"' not in said and (line := await process.stdout.readline()):
+                said += line
         ready = json.loads(said.splitlines()[-1])
         running = Running(
             decision_address=ready["decision"], admin_address=ready["admin"], metrics_address=""
@@ -348,9 +349,9 @@ async def test_the_process_never_writes_a_token(file: Tokens) -> None:
                 await who.code("RegisterVersion", change=a_change(), version=a_version())
                 await who.code("GetPolicy", service_key=token)
         file.path.write_text(yaml.safe_dump([good]))
-        async with asyncio.timeout(LIMIT_S):
-            while b"credentials refused" not in said:
-                said += await process.stdout.readline()
+        async with asyncio.timeout(PATIENCE_S):
+            while b"credentials refused" not in said and (line := await process.stdout.readline()):
+                said += line
     finally:
         process.terminate()
         said += await process.stdout.read()

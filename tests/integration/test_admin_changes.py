@@ -431,7 +431,7 @@ async def test_members_are_listed_page_by_page_and_go_with_their_segment(shop: C
 
 
 async def test_a_made_up_page_token_is_the_clients_mistake(redis: RedisServer) -> None:
-    async with ready_service(redis_url=redis.url) as shop:
+    async with ready_service(redis_url=redis.url, store_deadline_ms=10_000) as shop:
         await shop.segment("many")
         request = pb.ListMembersRequest(service_key=SHOP, segment="many", page_token="made up")
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "page_token"):

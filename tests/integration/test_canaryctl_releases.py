@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from decision_svc.app import Running
 from support.canaryctl import silent_service
 from support.redis_server import running_redis
-from support.service import serve_in_thread
 
 NUMBERS = count(1)
 
@@ -112,7 +111,7 @@ def test_one_release_is_halted_or_all_are(service: Running, shop: Shop) -> None:
 def test_what_could_not_be_halted_is_told_and_the_exit_code_is_1() -> None:
     with (
         running_redis() as redis,
-        serve_in_thread(redis_url=redis.url, store_deadline_ms=10_000) as running,
+        silent_service(redis_url=redis.url, store_deadline_ms=10_000) as running,
     ):
         shop = Shop(running.admin_address, "fine")
         Shop(running.admin_address, "spoiled")

@@ -195,6 +195,7 @@ async def is_serving(health: health_pb2_grpc.HealthStub) -> None:
     "wrong",
     [
         ["--look-every", "1h"],
+        ["--lease-s", "10", "--look-every", "6s"],
         ["--notify-file", "/nowhere/notify.yaml"],
         ["--webhook-secret-file", "/nowhere/secret"],
         ["--metrics-listen", "nowhere"],

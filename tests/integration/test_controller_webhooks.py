@@ -162,10 +162,13 @@ async def test_whoever_fails_is_asked_again_and_never_taken_to_refuse(
         hooks = webhooks(session, timeout_s=0.2)
         asked = question(site.url)
         hooks.ask({asked: message(asked)})
-        first, second = await heard(hooks, 2)
+        found = await heard(hooks, 2)
+        while found[-1].answer is not Answer.YES:  # a busy machine may be late once more
+            found += await heard(hooks)
         await hooks.close()
-    assert (first.answer, second.answer) == (Answer.SILENCE, Answer.YES)
-    assert first.text
+    silences = found[:-1]
+    assert {silence.answer for silence in silences} == {Answer.SILENCE}
+    assert all(silence.text for silence in silences)
     ids = {request.headers["X-Canary-Id"] for request, _ in site.requests}
     assert ids == {asked.id}, "the other side can tell a repetition"
 
@@ -235,6 +238,11 @@ async def test_a_message_that_cannot_be_made_is_a_silence_with_its_reason(
 def test_a_question_about_the_promotion_has_no_percentage() -> None:
     asked = question("http://x/", occasion=Occasion.PROMOTE, weight=PROMOTION)
     assert "percentage" not in json.loads(body_of(asked, "", {}))
+
+
+def test_a_text_can_be_written_down_whatever_is_in_it() -> None:
+    """JSON may name half of a character; no message holds that, and so no record."""
+    assert meaning(409, b'{"text": "no\\ud800"}') == (Answer.NO, "no?")
 
 
 def test_a_long_text_is_cut() -> None:

@@ -13,18 +13,17 @@ from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
 
+from support.process_wide import put_back
 from support.service import serve_in_thread
 
 
 @contextmanager
 def silent_service(**settings: Any) -> Iterator[Running]:
     """A service that logs nowhere: the test's stdout is for canaryctl's answers alone."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    try:
+    with put_back():  # another service of the same test may be silent, too
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
         with serve_in_thread(**settings) as running:
             yield running
-    finally:
-        structlog.reset_defaults()
 
 
 class Canaryctl:

@@ -23,7 +23,7 @@ from canary_controller.admin import (
     ReleaseNews,
     Write,
 )
-from canary_controller.errors import LostRace, Refused, Unknown, Unreachable
+from canary_controller.errors import AdminError, LostRace, Refused, Unknown, Unreachable
 from canary_controller.judging import Case, EngineJudge, Judged
 from canary_controller.judging import Known as Evidence
 from canary_controller.lease import Lease as HeldLease
@@ -130,6 +130,14 @@ class World:
         self.by_person = {share}
         self.pending: list[asyncio.Future[None]] = []
         self.records: dict[str, ReleaseRecord] = {}
+        self.refused: dict[Do, str] = {}
+        """Moves of controllers that the service refuses, and what it says."""
+        self.mistake: Exception | None = None
+        """What becomes of a record that is to be kept."""
+        self.unread: AdminError | None = None
+        """Why no record can be read."""
+        self.looked: Case | None = None
+        """What was judged last."""
         self._holder, self._token, self._until = "", 0, 0.0
         numbers = count(1)
         self._snapshot = Snapshot()
@@ -139,7 +147,7 @@ class World:
             self._snapshot,
             SERVICE_METRICS,
             clock=lambda: self.now,
-            new_id=lambda: str(next(numbers)),
+            new_id=lambda: f"n{next(numbers)}",
         )
 
     @property
@@ -227,7 +235,7 @@ class World:
         """What is new of the one release."""
         policy, found = self.policy, self.release
         self.latest = max(self.latest, self.now)
-        revision = next((one.revision for one in known), 0)
+        revision, after = next(((one.revision, one.slot) for one in known), (0, 0))
         record = self.records.get(found.id)
         if not found.is_in_force and record is not None and record.is_closed:
             return News(now=self.now, releases=())
@@ -235,19 +243,22 @@ class World:
             service_key=SHOP,
             revision=policy.revision,
             policy=policy if policy.revision != revision else None,
-            outcomes=[self._outcomes()] if found.is_in_force and found.share else (),
+            outcomes=[one for one in self._outcomes() if found.is_in_force and after < one.slot],
         )
         return News(now=self.now, releases=(new,))
 
-    def _outcomes(self) -> OutcomeSlot:
+    def _outcomes(self) -> Sequence[OutcomeSlot]:
         """Some of the canary, now."""
-        return OutcomeSlot(
+        now = OutcomeSlot(
             slot=slot_of(self.now), cohort=Cohort.DRAWN, requests=10, tally=lambda: TALLY
         )
+        return (now,) if self.release.share else ()
 
     async def write(self, write: Write) -> int:
         """A controller's write, by the real editor."""
         before, action, editor = self.release, write.action, self._editor
+        if action.do in self.refused:
+            raise Refused(self.refused[action.do])
         if action.do in (Do.RAISE, Do.WIDEN):
             assert action.share is not None
             edit: Any = editor.set_percentage(action.share, action.control)
@@ -269,6 +280,8 @@ class World:
     def put_record(self, record: ReleaseRecord) -> None:
         """Keep a record, unless a newer controller wrote one."""
         kept = self.records.get(record.release_id)
+        if self.mistake is not None:
+            raise self.mistake
         if kept is not None and kept.fence > record.fence:
             raise Refused("too late")
         self.records[record.release_id] = record
@@ -313,6 +326,8 @@ class Wire:
 
     async def record(self, service_key: str, release_id: str) -> ReleaseRecord:
         """See Admin."""
+        if self._world.unread is not None:
+            raise self._world.unread
         found = await self._call(lambda: self._world.records.get(release_id))
         if found is None:
             raise Unknown(release_id)
@@ -367,10 +382,15 @@ class People:
 
 
 class Nobody:
-    """No webhooks, no reports."""
+    """No webhooks, no reports; counts how often it was said whom to ask."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.reported: list[str] = []
 
     def ask(self, wanted: Mapping[Question, Body]) -> None:
         """See Askable."""
+        self.asked += 1
 
     def heard(self) -> tuple[Heard, ...]:
         """See Askable."""
@@ -378,6 +398,7 @@ class Nobody:
 
     async def write(self, policy: Policy, record: ReleaseRecord) -> None:
         """See Reports."""
+        self.reported.append(record.release_id)
 
 
 class Scripted(EngineJudge):
@@ -396,7 +417,7 @@ class Scripted(EngineJudge):
 
     def look(self, case: Case) -> Judged:
         """See Judge."""
-        verdict = self._world.verdict
+        self._world.looked, verdict = case, self._world.verdict
         if verdict is None:
             raise ZeroDivisionError("a mistake")
         return Judged(verdict=verdict, why="as the world says", known=case.known)
@@ -419,7 +440,10 @@ class Machine:
         """A controller that knows nothing."""
         measuring = Measuring(self.wire, None)
         self._measuring = measuring
-        outside = Outside(measuring=measuring, webhooks=Nobody(), people=People(), reports=Nobody())
+        self.webhooks = self.reports = Nobody()
+        outside = Outside(
+            measuring=measuring, webhooks=self.webhooks, people=People(), reports=self.reports
+        )
         self._controller = Controller(
             HeldLease(self.wire, self.name, 10, self._monotonic),
             Reconciler(self.wire, Scripted(self._world), outside, METRICS),
@@ -450,6 +474,11 @@ class Machine:
             if self._task is None or self._task.done() or is_stuck:
                 return
             await asyncio.sleep(0)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether its newest tick went well."""
+        return self._controller.is_well
 
     def sleep(self, seconds: float) -> None:
         """The machine is suspended: its clock does not count the time that passes meanwhile."""

@@ -67,7 +67,7 @@ def editor_of(store: RedisStore) -> Editor:
 
 async def move(url: str, which: str) -> None:
     """Move the release."""
-    store = RedisStore.connect(url, timeout_s=10)
+    store = RedisStore.connect(url, timeout_s=60)
     editor = editor_of(store)
     who = Who(actor="kim", reason="now or never")
     await editor.change(SHOP, None, who, f"{which} release", editor.move_release(Move(which)))

@@ -90,6 +90,21 @@ def record_of(admin: Admin) -> record_pb2.ReleaseRecord:
     return found
 
 
+def noted_of(admin: Admin) -> record_pb2.ReleaseRecord:
+    """The same; an empty record while there is none, as of a release that was just started."""
+    try:
+        return record_of(admin)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return record_pb2.ReleaseRecord()
+        raise
+
+
+def events(admin: Admin, what: str) -> list[record_pb2.Event]:
+    """What it has noted that happened, of one kind."""
+    return [event for event in noted_of(admin).events if event.what == what]
+
+
 async def becomes(is_so: Callable[[], Any], what: str) -> None:
     """Wait for it, without taking the service's time for the question."""
     await until(is_so, what, WITHIN_S, every_s=LOOK_EVERY_S)
@@ -144,11 +159,10 @@ async def test_a_bad_version_is_rolled_back_and_only_its_own_answers_fail(
 ) -> None:
     async with releasing(stack, admin, *fault) as found:
         await ends(admin, "rolled-back")
-        await becomes(lambda: record_of(admin).events[-1:], "an event")
+        await becomes(lambda: events(admin, "rolled-back"), "an event")
         await everybody_gets(found, STABLE)
     check_failures(found)
-    done = record_of(admin).events[-1]
-    assert done.what == "rolled-back"
+    (done,) = events(admin, "rolled-back")
     assert "proof" in done.why or "should be" in done.why
     assert done.revision == admin("GetPolicy", service_key=admin.service_key).policy.revision
     assert set(weights(admin)) <= {*STEPS, 0.0}
@@ -188,13 +202,8 @@ def restart_controller(stack: Stack, *options: str) -> None:
 
 
 def is_told(admin: Admin, key: str) -> bool:
-    """Whether people have heard of an alert; a release that was just started has no record yet."""
-    try:
-        alerts = record_of(admin).alerts
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return False
-        raise
+    """Whether people have heard of an alert."""
+    alerts = noted_of(admin).alerts
     return any(alert.key == key and alert.HasField("told_at") for alert in alerts)
 
 

@@ -22,12 +22,12 @@ from dev_stack.stack import SERVICE_KEY, STABLE, Stack
 from support.admin import Admin, admin_of
 from support.observed import shown_at
 from support.redis_server import free_port
-from support.stack import ROOT, client_of, declare, running_stack, share
+from support.stack import PATIENCE_S, ROOT, client_of, declare, running_stack, share
 
 PAGE = (ROOT / "docs" / "operating.md").read_text()
 HEADING = re.compile(r"^##+ (.+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ENDS_S = 280.0
+ENDS_S = 540.0
 USERS = [f"user-{number}" for number in range(200)]
 
 
@@ -131,7 +131,7 @@ def admin(stack: Stack) -> Iterator[Admin]:
     """Of a service with a release that gives half of the users the canary."""
     with admin_of(stack.admin_address) as found:
         found.end()
-        found.release(50)
+        found.release(50, salt="operating")
         yield found
 
 
@@ -155,11 +155,11 @@ async def test_a_playbook_takes_everybody_away_from_the_canary(
     stack: Stack, admin: Admin, title: str, tmp_path: Path
 ) -> None:
     async with client_of(stack) as client:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while share(await client.versions(USERS)) < 0.3:
                 pass
         run(title, stack, tmp_path)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while set((await client.versions(USERS)).values()) != {STABLE}:
                 pass
     release = to_document(admin("GetPolicy", service_key=SERVICE_KEY).policy.release)

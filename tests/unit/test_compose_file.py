@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,17 @@ import yaml
 from canary_controller.__main__ import main as controller
 from canary_controller.notify.settings import settings_in
 from canary_plugin.__main__ import main as plugin_server
+from canaryctl.options import global_options
 from decision_svc.__main__ import main as decision_svc
 from decision_svc.access import credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 
-PROFILES = ["observability", "redis-cluster"]
+PROFILES = ["observability", "redis-cluster", "tools"]
 
 # What is meant to be reached from outside; everything else stays among the containers.
-PUBLISHED = {
-    "kong": ["127.0.0.1:8000:8000"],
-    "decision-1": ["127.0.0.1:9091:9091"],
-    "decision-2": ["127.0.0.1:9092:9091"],
-}
+PUBLISHED = {"kong": ["127.0.0.1:8000:8000"]}
 
 
 @functools.cache
@@ -84,24 +82,72 @@ def test_compose_refuses_a_file_with_an_unknown_setting(tmp_path: Path) -> None:
     assert "conditions" in done.stderr
 
 
-def test_only_the_proxy_and_the_admin_api_are_published_on_the_loopback_interface() -> None:
+def test_only_the_proxy_is_published_and_on_the_loopback_interface() -> None:
     published = {name: s["ports"] for name, s in services().items() if "ports" in s}
     assert published == PUBLISHED
 
 
 @pytest.mark.parametrize("name", services())
-def test_every_container_is_restarted_confined_and_watched(name: str) -> None:
+def test_every_container_is_confined(name: str) -> None:
     service = services()[name]
-    assert service["restart"] == "unless-stopped"
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_container_but_a_person_s_tool_is_restarted_and_watched(name: str) -> None:
+    service = services()[name]
+    if service.get("profiles") == ["tools"]:
+        assert service["restart"] == "no"
+        return
+    assert service["restart"] == "unless-stopped"
     assert "healthcheck" in service or "\nHEALTHCHECK " in dockerfile(service)
+
+
+def networks(name: str) -> set[str]:
+    return set(services()[name]["networks"])
+
+
+def test_only_decision_services_reach_redis_and_the_versions_reach_nothing_of_ours() -> None:
+    document = yaml.safe_load(COMPOSE.read_text())
+    assert document["networks"] == {"api": None, "control": None, "store": {"internal": True}}
+    on = {
+        network: {name for name in services() if network in networks(name)}
+        for network in document["networks"]
+    }
+    redis = {name for name in services() if name.startswith("redis")}
+    assert on["store"] == {*decision_services(), *redis}
+    assert on["api"] == {"kong", "plugin-server", "yyc3-xy-api", "yyc3-xy-api-canary"}
+    assert on["control"] == {
+        *decision_services(),
+        *controllers(),
+        *("plugin-server", "prometheus", "grafana", "canaryctl"),
+    }
+
+
+@pytest.mark.parametrize("name", services())
+def test_whoever_names_another_container_is_on_a_network_with_it(name: str) -> None:
+    service = services()[name]
+    words = [*service.get("environment", {}).values(), *map(str, service.get("command", []))]
+    named = {host for word in words for host in re.findall(r"([a-z][\w-]*):\d+", word)}
+    for other in named & services().keys():
+        assert networks(name) & networks(other), f"{name} does not reach {other}"
+
+
+def test_images_that_are_built_here_have_the_version_as_their_tag() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    images = {s["image"] for s in services().values() if s["image"].startswith("canary-release/")}
+    assert images == {
+        f"canary-release/{name}:{version}"
+        for name in ("decision-svc", "plugin-server", "kong", "controller")
+    }
 
 
 @pytest.mark.parametrize("name", services())
 def test_every_image_that_is_not_built_here_has_a_tag_of_its_series(name: str) -> None:
     service = services()[name]
-    if "build" not in service:
+    if "build" not in service and not service["image"].startswith("canary-release/"):
         _, _, tag = service["image"].partition(":")
         assert re.match(r"v?\d+\.\d+", tag)
 
@@ -110,6 +156,7 @@ def test_only_what_is_asked_for_by_a_profile_may_be_missing() -> None:
     asked = {name: s["profiles"] for name, s in services().items() if "profiles" in s}
     assert asked == {
         "grafana": ["observability"],
+        "canaryctl": ["tools"],
         **{name: ["redis-cluster"] for name in (*nodes(), "redis-cluster")},
     }
     for name, service in services().items():
@@ -117,11 +164,41 @@ def test_only_what_is_asked_for_by_a_profile_may_be_missing() -> None:
             assert not asked.keys() & service.get("depends_on", {})
 
 
-def test_grafana_is_published_by_a_file_of_its_own_on_the_loopback_interface() -> None:
-    done = composed(COMPOSE, ROOT / "deploy/compose/grafana-port.yml")
+@pytest.mark.parametrize(
+    ("file", "ports"),
+    [
+        ("grafana-port.yml", {"grafana": "3000:3000"}),
+        ("admin-port.yml", {"decision-1": "9091:9091", "decision-2": "9092:9091"}),
+    ],
+)
+def test_more_is_published_by_files_of_their_own_on_the_loopback_interface(
+    file: str, ports: dict[str, str]
+) -> None:
+    added = yaml.safe_load((ROOT / "deploy/compose" / file).read_text())
+    assert added == {
+        "services": {name: {"ports": [f"127.0.0.1:{pair}"]} for name, pair in ports.items()}
+    }
+    for name, pair in ports.items():
+        listening = [v for k, v in environment(name).items() if k.endswith("LISTEN")]
+        assert name == "grafana" or port(pair) in map(port, listening)
+    done = composed(COMPOSE, ROOT / "deploy/compose" / file)
     assert done.returncode == 0, done.stderr
-    added = yaml.safe_load((ROOT / "deploy/compose/grafana-port.yml").read_text())
-    assert added == {"services": {"grafana": {"ports": ["127.0.0.1:3000:3000"]}}}
+
+
+def test_grafana_starts_with_the_rest_unless_somebody_says_otherwise() -> None:
+    lines = (ROOT / ".env").read_text().splitlines()
+    (setting,) = (line for line in lines if not line.startswith("#"))
+    assert setting == "COMPOSE_PROFILES=observability"
+
+
+def test_people_s_canaryctl_is_the_image_s_and_knows_whom_to_call_with_which_token() -> None:
+    tool = services()["canaryctl"]
+    assert tool["image"] == services()["controller-1"]["image"]
+    assert "/opt/canary/bin/canaryctl --help" in dockerfile(services()["controller-1"])
+    known = {option.envvar for option in global_options(is_root=True)}
+    assert tool["environment"].keys() <= known
+    host, _, number = tool["environment"]["CANARYCTL_ADDRESS"].partition(":")
+    assert environment(host)["CANARY_ADMIN_LISTEN"].endswith(f":{number}")
 
 
 @pytest.mark.parametrize("name", services())
@@ -227,12 +304,6 @@ def test_kong_listens_where_its_port_is_published() -> None:
     (published,) = services()["kong"]["ports"]
     assert port(kong_conf()["proxy_listen"]) == port(published)
     assert kong_conf()["admin_listen"] == kong_conf()["admin_gui_listen"] == "off"
-
-
-@pytest.mark.parametrize("name", ["decision-1", "decision-2"])
-def test_the_admin_port_is_published_from_where_the_service_listens(name: str) -> None:
-    (published,) = services()[name]["ports"]
-    assert environment(name)["CANARY_ADMIN_LISTEN"] == f"0.0.0.0:{port(published)}"
 
 
 def test_the_plugin_server_knows_every_decision_service() -> None:
@@ -347,8 +418,8 @@ def test_every_server_of_the_cluster_keeps_its_data_and_tells_its_name() -> None
 
 @pytest.mark.parametrize("name", services())
 def test_every_container_that_is_not_built_here_runs_as_somebody_else_than_root(name: str) -> None:
-    # The images of Prometheus and Grafana have a user of their own.
-    if "build" not in services()[name] and name not in ("prometheus", "grafana"):
+    # The images of Prometheus and Grafana have a user of their own; so has ours of canaryctl.
+    if "build" not in services()[name] and name not in ("prometheus", "grafana", "canaryctl"):
         assert services()[name]["user"].partition(":")[0] not in ("", "root", "0")
 
 
@@ -398,6 +469,7 @@ VARIABLES = {
         "CANARY_CONTROLLER_NOTIFY_FILE": "notify",
         "CANARY_CONTROLLER_WEBHOOK_SECRET_FILE": "webhook-secret",
     },
+    "canaryctl": {"CANARYCTL_TOKEN_FILE": "admin-token"},
     "grafana": {"GF_SECURITY_ADMIN_PASSWORD__FILE": "grafana-password"},
 }
 
@@ -445,7 +517,7 @@ def test_everybody_is_given_their_own_secret_as_a_file(make_secrets: Path) -> No
     made_by(make_secrets)
     declared = yaml.safe_load(COMPOSE.read_text())["secrets"]
     given = {name for name, service in services().items() if "secrets" in service}
-    assert given == {*decision_services(), *controllers(), "plugin-server", "grafana"}
+    assert given == {*decision_services(), *controllers(), "plugin-server", "grafana", "canaryctl"}
     for name in given:
         variables = VARIABLES[name.partition("-")[0]]
         assert services()[name]["secrets"] == list(variables.values())

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import canary_controller.judging
 import canary_engine.concerns
 import yaml
 from canary_controller.notify.settings import ALERT, settings_in
@@ -74,7 +75,8 @@ def test_the_message_of_the_page_has_the_fields_of_one() -> None:
 
 
 def test_the_page_says_of_every_alert_what_to_do() -> None:
-    source = Path(canary_engine.concerns.__file__).read_text()
+    files = (canary_engine.concerns.__file__, canary_controller.judging.__file__)
+    source = "".join(Path(file).read_text() for file in files)
     keys = {
         key.replace("{ABOUT_ROLLBACK}", "rollback").split("{")[0] for key in KEYS.findall(source)
     }

@@ -10,25 +10,28 @@ import pytest
 from canary.admin.v1 import admin_pb2
 from canary.decision.v1 import decision_pb2
 from canary.policy.v1 import policy_pb2
-from canary_controller import evidence, slots, watched
+from canary_controller import evidence, looking, slots, watched
 from canary_controller.admin import FAR, Answered, Lease, OutcomeSlot
+from canary_controller.closing import verified
 from canary_controller.ending import End, Ended, verification
 from canary_controller.errors import Unreachable
 from canary_controller.evidence import Mix, Seen
 from canary_controller.judging import EngineJudge
 from canary_controller.lease import Lease as HeldLease
+from canary_controller.measuring import NOTHING, Found
 from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
 from canary_controller.slots import COMPLETE_AFTER_S, Slots
+from canary_controller.sources.source import Measured, Trouble
 from canary_controller.turns import turn
 from canary_engine.histogram import Histogram, merge_counts
 from canary_engine.judge import evidence as gathering
 from canary_engine.judge.slots import SLOT_S, side
 from canary_engine.judge.verdict import Verdict
 from canary_engine.metric_snapshot import Business, Errors, MetricSnapshot, Performance, Users
-from canary_engine.model import Cohort, Policy, Release, ReleaseStatus
+from canary_engine.model import Cohort, Policy, Release, ReleaseStatus, Variant
 from canary_engine.outcomes import Tally
-from canary_engine.plan import Comparison, GateKind, Occasion, Plan, PlanStep
+from canary_engine.plan import Comparison, GateKind, Limit, Metric, Occasion, Plan, PlanStep
 from canary_engine.record import (
     PROMOTION,
     Alert,
@@ -57,7 +60,9 @@ RELEASE = Release(
     judged_since=NOW,
     weight_since=NOW,
 )
+POLICY = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
 FIRST = slots.first_slot(NOW)
+HOUR = timedelta(hours=1)
 MIX = Mix(share=5_000, control=20_000, since=NOW)
 JUDGE = EngineJudge()
 WELL, WORSE = Finding(metric="errors", verdict="pass"), Finding(metric="errors", verdict="fail")
@@ -82,8 +87,9 @@ def test_a_slot_is_complete_half_a_minute_after_its_end() -> None:
 
 @given(st.floats(0, 4e9))
 def test_the_first_slot_after_a_moment_begins_at_it_or_within_ten_seconds(at_s: float) -> None:
-    begins = slots.first_slot(datetime.fromtimestamp(at_s, UTC)) * SLOT_S
-    assert 0 <= begins - round(at_s, 6) < SLOT_S + 1e-5
+    at = datetime.fromtimestamp(at_s, UTC)
+    begins = datetime.fromtimestamp(slots.first_slot(at) * SLOT_S, UTC)
+    assert at <= begins < at + timedelta(seconds=SLOT_S)
 
 
 def test_what_was_heard_before_is_no_news_and_is_not_read_again() -> None:
@@ -226,6 +232,17 @@ def test_a_slot_that_was_looked_at_is_taken_over_as_it_was_counted_then() -> Non
     assert JUDGE.add(replace(known, links=looked), grown) == JUDGE.add(known, grown)
 
 
+def test_old_slots_that_come_once_more_keep_the_last_minutes_from_nobody() -> None:
+    """As when the record could be had only at the second look."""
+    late = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 100)
+    w = watched.begin(POLICY, replace(RECORD, evidence=evidence.text(late)), JUDGE, NOW + HOUR)
+    assert w is not None
+    asked_after = w.heard_slot
+    looking.gather(w, JUDGE, FIRST + 50)
+    assert (w.seen.slot, w.heard_slot) == (FIRST + 100, asked_after)
+    assert asked_after < w.seen.slot
+
+
 def test_a_slot_is_taken_for_evidence_once() -> None:
     once = evidence.gathered(seen(), a_minute(), JUDGE, MIX, FIRST + 5)
     assert evidence.gathered(once, a_minute(), JUDGE, MIX, FIRST + 5) == once
@@ -250,6 +267,70 @@ def test_a_release_that_is_kept_or_resumed_is_judged_anew_and_a_raise_counts_sam
     kept = evidence.renewed(whole, replace(RELEASE, judged_since=later), PLAN, JUDGE, later)
     assert kept.known == JUDGE.begin(PLAN)
     assert evidence.renewed(whole, RELEASE, PLAN, JUDGE, later) == whole
+
+
+def test_evidence_by_a_plan_that_was_changed_is_gathered_anew_from_what_the_service_keeps() -> None:
+    policy = Policy(service_key="shop", revision=1, release=RELEASE, plan=PLAN)
+    w = watched.begin(policy, None, JUDGE, NOW)
+    assert w is not None
+    w.seen = evidence.gathered(w.seen, a_minute(), JUDGE, MIX, FIRST + 5)
+    w.heard_slot, w.is_up_to_date = w.seen.slot, True
+    off = replace(PLAN, comparison=Comparison(enabled=False))
+    w.follow(replace(policy, revision=2, plan=off), JUDGE, NOW + timedelta(minutes=2))
+    assert w.seen.known == JUDGE.begin(off)
+    assert w.heard_slot < w.seen.slot == FIRST - 1
+    assert not w.is_up_to_date
+
+
+@pytest.mark.parametrize(
+    ("share", "is_empty", "verdict"),
+    [
+        (0, True, Verdict.INCONCLUSIVE),
+        (0, False, Verdict.ERROR),
+        (5_000, True, Verdict.ERROR),
+    ],
+)
+def test_what_is_there_only_once_somebody_gets_the_canary_keeps_nobody_from_getting_it(
+    share: int, is_empty: bool, verdict: Verdict
+) -> None:
+    """A server that is down does."""
+    plan = replace(PLAN, success=(Limit(metric=Metric.CPU, max=80),))
+    release = replace(RELEASE, share=share)
+    policy = Policy(service_key="shop", revision=1, release=release, plan=plan)
+    w = watched.begin(policy, None, JUDGE, NOW)
+    assert w is not None
+    trouble = Trouble(
+        metric=Metric.CPU, name="", variant=Variant.CANARY, why="x", is_empty=is_empty
+    )
+    found = Found(release_id="r1", at=NOW, queried=Measured(troubles=(trouble,)))
+    looking.judge_it(w, JUDGE, found, NOW, has_news=True)
+    assert looking.verdict_of(w) is verdict
+
+
+def test_points_hold_what_the_plan_is_about_however_much_is_reported() -> None:
+    """A thousand series of each point would make a record that nobody takes."""
+    plan = replace(PLAN, alerts=(Limit(metric=Metric.CUSTOM, name="carts", min=1),))
+    w = watched.begin(replace(POLICY, plan=plan), None, JUDGE, NOW)
+    assert w is not None
+    told = {**{f"n{number}": 1.0 for number in range(1_000)}, "carts": 2.0}
+    business = Business(revenue=7, feature_usage=told)
+    w.sides = watched.Sides(drawn=MetricSnapshot(custom=told, business=business))
+    looking.note_state(w, looking.step_it(w, NOW), NOW)
+    (point,) = w.record.points
+    assert point.canary.custom == point.canary.business.feature_usage == {"carts": 2.0}
+    assert point.canary.business.revenue == 7
+
+
+def test_what_came_before_a_release_was_resumed_is_in_none_of_its_metrics() -> None:
+    resumed = replace(RELEASE, judged_since=NOW + timedelta(seconds=30))
+    policy = Policy(service_key="shop", revision=1, release=resumed, plan=PLAN)
+    later = NOW + timedelta(seconds=50)
+    w = watched.begin(policy, None, JUDGE, later)
+    assert w is not None
+    w.slots = a_minute()
+    found = looking.sides(w, NOTHING, later).drawn
+    assert found.performance.requests == 3 * 20
+    assert found.performance.throughput == 3 * 20 / 20
 
 
 def test_what_a_clock_that_was_ahead_has_seen_is_nothing_to_go_on_with() -> None:
@@ -389,7 +470,38 @@ def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
     assert why
 
 
+@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.VERIFIED)])
+def test_the_end_is_verified_by_what_was_answered_after_it(at_s: int, end: End) -> None:
+    """Of the minute before, most of it came when the canary was still there."""
+    policy = Policy(service_key="shop", revision=1, release=BACK, plan=PLAN)
+    now = NOW + timedelta(seconds=100)
+    w = watched.begin(policy, noted(canary=0.5, control=0.5), JUDGE, now)
+    assert w is not None
+    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), answered={})
+    assert verified(w, found, now)[0] is end
+
+
 # Records and messages
+
+
+@pytest.mark.parametrize(
+    ("waits_for", "is_to_save"),
+    [("12 of the 500 requests", False), ("12 of the 500 requests; a person", True)],
+)
+def test_a_count_that_goes_up_is_noted_once_a_minute_and_other_words_sooner(
+    waits_for: str, is_to_save: bool
+) -> None:
+    w = watched.begin(POLICY, replace(RECORD, waits_for="9 of the 500 requests"), JUDGE, NOW)
+    assert w is not None
+    later = timedelta(seconds=6)
+    at = next(
+        at
+        for at in (NOW + timedelta(seconds=n) for n in range(60))
+        if turn("shop", at, 60) == turn("shop", at + later, 60)
+    )
+    w.saved = replace(w.saved, written_at=at)
+    w.record = replace(w.record, waits_for=waits_for)
+    assert w.is_to_save(at + later) is is_to_save
 
 
 def test_points_are_the_fewer_the_older_and_none_is_lost_at_which_the_weight_changed() -> None:
@@ -461,3 +573,11 @@ def test_the_message_of_a_point_is_made_once() -> None:
     first = known.of(record)
     more = replace(record, points=(*record.points, Point(at=NOW, weight=1)))
     assert [a is b for a, b in zip(first, known.of(more), strict=False)] == [True, True]
+
+
+def test_of_one_service_key_the_points_of_one_release_are_remembered() -> None:
+    """Another controller may have closed the record of the one before."""
+    known = PointMessages()
+    first = known.of(replace(RECORD, is_closed=False))
+    known.of(replace(RECORD, is_closed=False, release_id="the next", points=()))
+    assert known.of(replace(RECORD, is_closed=False))[0] is not first[0]

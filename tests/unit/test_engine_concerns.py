@@ -121,6 +121,14 @@ def test_a_weight_that_stays_for_three_holds_is_stuck(minutes: int, is_stuck: bo
     assert "stuck" not in raised(release=stays, gates=(waiting,))
 
 
+@pytest.mark.parametrize("share", [0, 7_000])
+def test_a_weight_that_is_none_of_the_plan_s_is_stuck_as_well(share: int) -> None:
+    """It has the time of the step that it has reached; below the first, of the first."""
+    stays = {"weight_since": NOW - timedelta(minutes=91), "share": share}
+    assert "held there for 30m" in raised(release=stays)["stuck"].text
+    assert "stuck" not in raised(release={**stays, "weight_since": NOW - timedelta(minutes=90)})
+
+
 def test_missing_data_is_told_with_its_reasons_and_what_follows() -> None:
     found = only(missing={"cpu": "Prometheus did not answer within 5 s"})
     assert (found.key, found.severity, found.after_s) == ("no-data", Severity.WARNING, 60)

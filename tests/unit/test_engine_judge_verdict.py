@@ -72,6 +72,13 @@ def test_the_evidence_of_these_tests_is_what_they_say(ground: Ground) -> None:
     assert found[Subject.ERRORS] is ground
 
 
+def test_the_clock_of_chosen_users_stands_still_while_none_of_them_is_there() -> None:
+    chosen = (Breach(limit=CONDITION, cohort=Cohort.CHOSEN, since_s=900, last_s=NOW_S - 30),)
+    assert looked(breaches=chosen, chosen=None).breaches == chosen
+    (after,) = looked(breaches=chosen, chosen=reading(20.0, None)).breaches
+    assert (after.since_s, after.last_s) == (900, NOW_S)
+
+
 CONDITIONS_SEEN = {
     "well": (1.0, ()),
     "broken": (20.0, NEW),

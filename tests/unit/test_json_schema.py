@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.yaml") if p.name not in
 GOLDEN = sorted((ROOT / "tests" / "data" / "golden").glob("*.json"))
 
 
+@cache
 def validator(name: str) -> Draft7Validator:
     schema = json.loads((SCHEMAS / name).read_text())
     Draft7Validator.check_schema(schema)

@@ -24,6 +24,7 @@ from canary_controller.errors import (
     Refused,
     Unknown,
     Unreachable,
+    Unreadable,
 )
 from canary_controller.rpc import messages
 from canary_controller.rpc.points import PointMessages
@@ -45,6 +46,7 @@ _OPTIONS = [
 _ERRORS: Mapping[grpc.StatusCode, type[AdminError]] = {
     grpc.StatusCode.ABORTED: LostRace,
     grpc.StatusCode.NOT_FOUND: Unknown,
+    grpc.StatusCode.DATA_LOSS: Unreadable,
     grpc.StatusCode.UNAVAILABLE: Unreachable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unreachable,
     grpc.StatusCode.CANCELLED: Unreachable,
@@ -127,7 +129,11 @@ class Client:
     async def record(self, service_key: str, release_id: str) -> ReleaseRecord:
         """See Admin."""
         request = admin_pb2.GetRecordRequest(service_key=service_key, release_id=release_id)
-        return messages.record((await self.call(self.stub.GetRecord, request)).record)
+        found = (await self.call(self.stub.GetRecord, request)).record
+        try:
+            return messages.record(found)
+        except ValueError as error:  # a newer controller wrote it
+            raise Unreadable(f"this controller cannot read it: {error}") from error
 
     async def put_record(self, record: ReleaseRecord) -> None:
         """See Admin."""

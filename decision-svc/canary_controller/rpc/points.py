@@ -7,18 +7,16 @@ from canary_engine.record import Point, ReleaseRecord
 
 from canary_controller.rpc.messages import point_message
 
-Key = tuple[str, str]
-
 
 class PointMessages:
-    """Remembers the messages of each release's points."""
+    """Remembers the messages of the points of each service key's latest release."""
 
     def __init__(self) -> None:
-        self._known: dict[Key, dict[int, tuple[Point, pb.Point]]] = {}
+        self._known: dict[str, dict[int, tuple[Point, pb.Point]]] = {}
 
     def of(self, record: ReleaseRecord) -> list[pb.Point]:
         """The messages of the record's points, in order."""
-        key = (record.service_key, record.release_id)
+        key = record.service_key
         before = self._known.get(key, {})
         # A point never changes, so it is known by its identity while it is kept here.
         now = {

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -33,6 +34,10 @@ _PART = "canary_part"
 
 class NoNumber(CanaryError):  # noqa: N818 - it says what is the matter
     """The server gave no number; the message says why, for people."""
+
+
+class NothingThere(NoNumber):
+    """It answered, and there is nothing that the query is about: nothing yet, maybe."""
 
 
 class Prometheus:
@@ -60,17 +65,17 @@ class Prometheus:
         sides: dict[Variant, dict[MetricKey, float]] = {variant: {} for variant in Variant}
         troubles = []
         for (query, variant), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, str):
-                what = Trouble(metric=query.metric, name=query.name, variant=variant, why=answer)
-                troubles.append(what)
+            if isinstance(answer, Trouble):
+                troubles.append(answer)
             else:
                 sides[variant][(query.metric, query.name)] = answer
         return Measured(
             canary=sides[Variant.CANARY], stable=sides[Variant.STABLE], troubles=tuple(troubles)
         )
 
-    async def _one(self, target: Target, query: Query, variant: Variant) -> float | str:
+    async def _one(self, target: Target, query: Query, variant: Variant) -> float | Trouble:
         """The number, or why there is none."""
+        trouble = partial(Trouble, metric=query.metric, name=query.name, variant=variant)
         try:
             promql = filled(query.promql, _values(target, variant))
             # Whoever waits for others to be answered waits no longer than for an answer.
@@ -78,11 +83,12 @@ class Prometheus:
                 body = await self._asked(promql)
             return value_in(body, now=self._now(), max_age_s=self._max_age_s)
         except (QueryRefused, NoNumber) as error:
-            return str(error)
+            return trouble(why=str(error), is_empty=isinstance(error, NothingThere))
         except TimeoutError:
-            return f"Prometheus did not answer within {self._deadline_s:g} s"
+            return trouble(why=f"Prometheus did not answer within {self._deadline_s:g} s")
         except (ClientError, OSError, ValueError) as error:
-            return f"Prometheus cannot be reached: {error or type(error).__name__}"[:MAX_SHOWN]
+            why = f"Prometheus cannot be reached: {error or type(error).__name__}"
+            return trouble(why=why[:MAX_SHOWN])
 
     async def _asked(self, promql: str) -> bytes:
         form = {
@@ -104,12 +110,12 @@ def value_in(body: bytes, *, now: float, max_age_s: float) -> float:
     """The number in an answer. Raises NoNumber with what is wrong, in words."""
     values, moments = _samples(_document(body))
     if not values:
-        raise NoNumber("the query gave no sample: nothing matches it, or nothing was measured")
+        raise NothingThere("the query gave no sample: nothing matches it, or nothing was measured")
     if len(values) > 1:
         raise NoNumber(f"the query gave {len(values)} samples; aggregate them to one, e.g. sum()")
     (value,) = values
     if not math.isfinite(value):
-        raise NoNumber(f"the query gave {value}; nothing was measured, or it divides by zero")
+        raise NothingThere(f"the query gave {value}; nothing was measured, or it divides by zero")
     age_s = now - min(moments, default=now)
     if age_s > max_age_s:
         raise NoNumber(f"the sample is {age_s:.0f} s old; no more than {max_age_s:g} s are allowed")
@@ -155,7 +161,9 @@ def _document(body: bytes) -> Mapping[str, Any]:
         raise NoNumber("Prometheus answered JSON of another shape")
     if document.get("status") != "success":
         said = f"{document.get('errorType', '')}: {document.get('error', '')}"
-        raise NoNumber(f"Prometheus refused the query: {said}"[:MAX_SHOWN])
+        # JSON may name half of a character, which no message to the service can hold.
+        shown = said[:MAX_SHOWN].encode(errors="replace").decode()
+        raise NoNumber(f"Prometheus refused the query: {shown}")
     return document
 
 

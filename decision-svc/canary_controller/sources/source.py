@@ -31,12 +31,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """A number that could not be had, and why, in words."""
+    """A number that could not be had, and why, in words.
+
+    ``is_empty``: the source answered, and there is nothing to tell, or not yet.
+    """
 
     metric: Metric
     name: str
     variant: Variant
     why: str
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

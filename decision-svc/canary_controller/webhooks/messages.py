@@ -102,4 +102,5 @@ def _document(body: bytes) -> Mapping[str, Any] | None:
 
 def _text(document: Mapping[str, Any] | None) -> str:
     text = document.get("text") if document is not None else None
-    return text[:MAX_TEXT] if isinstance(text, str) else ""
+    # JSON may name half of a character, which no message to the service can hold.
+    return text[:MAX_TEXT].encode(errors="replace").decode() if isinstance(text, str) else ""

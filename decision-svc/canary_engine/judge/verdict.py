@@ -152,12 +152,19 @@ def _conditions(look: Look) -> tuple[tuple[Checked, ...], tuple[Breach, ...]]:
     checked: list[Checked] = []
     breaches: list[Breach] = []
     for cohort, read in readings:
-        if read is not None:
-            found, after = clocks.check(
-                look.conditions, cohort, read, look.stable, look.breaches, look.now_s
+        if read is None:
+            # Nobody was there to be seen: their clocks stand still.
+            breaches += (
+                one
+                for one in look.breaches
+                if one.cohort is cohort and one.limit in look.conditions
             )
-            checked.extend(found)
-            breaches.extend(after)
+            continue
+        found, after = clocks.check(
+            look.conditions, cohort, read, look.stable, look.breaches, look.now_s
+        )
+        checked.extend(found)
+        breaches.extend(after)
     return tuple(checked), tuple(breaches)
 
 

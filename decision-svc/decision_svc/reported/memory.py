@@ -54,10 +54,7 @@ class MemoryReported:
         found: _Minute = {}
         for minute in minutes(self._clock(), window_s):
             for series, total in self._minutes.get((service_key, minute), {}).items():
-                before = found.get(series, Total())
-                found[series] = Total(
-                    before.sum + total.sum, before.observations + total.observations
-                )
+                found[series] = together(found.get(series, Total()), total)
         return found
 
     def _forget_old(self) -> None:

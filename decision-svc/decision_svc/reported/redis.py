@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 from canary_engine.plan import Metric
-from canary_engine.reports import Series, Total
+from canary_engine.reports import Series, Total, together
 
 from decision_svc.reported.protocol import (
     KEPT_S,
@@ -65,10 +65,7 @@ class RedisReported:
         found: dict[Series, Total] = {}
         for key, answer in zip(keys, answers, strict=True):
             for series, total in _totals(key, answer).items():
-                before = found.get(series, Total())
-                found[series] = Total(
-                    before.sum + total.sum, before.observations + total.observations
-                )
+                found[series] = together(found.get(series, Total()), total)
         return found
 
 

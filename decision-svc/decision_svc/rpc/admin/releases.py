@@ -12,6 +12,7 @@ from canary_documents import to_document
 from canary_engine import parse
 from canary_engine.guards import Despite
 from canary_engine.model import Strategy
+from canary_engine.plan_reading import LONGEST_S
 from canary_engine.reading import Node
 from canary_engine.release import Move
 
@@ -32,7 +33,8 @@ MOVES = {
     pb.MOVE_ABANDON: Move.ABANDON,
     pb.MOVE_KEEP: Move.KEEP,
 }
-MAX_DELAY_S = 86_400
+MAX_DELAY_S = LONGEST_S
+"""No less than a plan may say, or the controller's rollback would be refused for ever."""
 _AGAINST = {Despite.INCOMPATIBLE: "incompatible", Despite.ROLLBACK: "rolled back"}
 
 
