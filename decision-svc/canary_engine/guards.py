@@ -10,7 +10,7 @@ back to the version that had it before.
 
 A version is what its backend serves: another backend of one that people have is as much as another
 version, and is guarded alike. What besides the draw gives the canary (``widening``) has a reach
-that nobody can tell, so a freeze refuses more of it and no approval is asked.
+that nobody can tell, so a freeze refuses any more of it, and consent to it is to no share.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Effect(StrEnum):
     END = "end"
     REPOINT = "repoint"
     """Another backend for a version that people have."""
+    WIDEN = "widen"
+    """Rules, lists and the like that may give the canary to more people."""
 
 
 class Despite(StrEnum):
@@ -106,7 +108,7 @@ def passed(
     frozen = next((f for f in before.guards.freezes if is_frozen(f, now)), None)
     changed = _with_another_backend(before, after)
     used: set[str] = set()
-    for given in _given(before, after, changed):
+    for given in _given(before, after, changed, members):
         if frozen is not None:
             raise _frozen(frozen, given.words)
         if given.does is Effect.START:
@@ -118,8 +120,6 @@ def passed(
                 "to the backend that it gets in the same change: change that first"
             )
         used |= {_approval(before, given, move, actor, now).id for move in wanted}
-    if frozen is not None and (parts := _widened(before, after, members)):
-        raise _frozen(frozen, f"change {', '.join(parts)}, which may give more people the canary")
     kept = tuple(
         approval
         for approval in after.approvals
@@ -161,7 +161,9 @@ class _Given:
     words: str
 
 
-def _given(before: Policy, after: Policy, changed: frozenset[str]) -> Iterator[_Given]:
+def _given(
+    before: Policy, after: Policy, changed: frozenset[str], members: Members
+) -> Iterator[_Given]:
     """What the change gives; going back may promote one version and start another."""
     if _is_promoted(before, after):
         yield _Given(does=Effect.PROMOTE, version=_stable(after), words=Effect.PROMOTE)
@@ -170,6 +172,9 @@ def _given(before: Policy, after: Policy, changed: frozenset[str]) -> Iterator[_
         share = max(_traffic(new), 0)
         yield _Given(does=does, version=new.version, share=share, words=does)
     yield from _repointed(before, after, changed)
+    if new is not None and (parts := _widened(before, after, members)):
+        words = f"change {', '.join(parts)}, which may give more people the canary"
+        yield _Given(does=Effect.WIDEN, version=new.version, words=words)
 
 
 def _repointed(before: Policy, after: Policy, changed: frozenset[str]) -> Iterator[_Given]:
@@ -208,9 +213,11 @@ def _widened(before: Policy, after: Policy, members: Members) -> tuple[str, ...]
 
     None where a promotion is taken back: everybody had it.
     """
-    release = _in_force(after)
+    guards, release = before.guards, _in_force(after)
     if release is None or release.halted or release.version == _stable(before):
         return ()
+    if not guards.freezes and not guards.approvals.widen:
+        return ()  # nobody asks
     return widening(before, after, joined=members.joined, left=members.left)
 
 
@@ -246,7 +253,10 @@ def _check_version(before: Policy, after: Policy, despite: frozenset[Despite]) -
 def _wanted(before: Policy, after: Policy, given: _Given) -> Iterator[ApprovedMove]:
     """The moves that need consent."""
     rules = before.guards.approvals
-    if given.does is Effect.PROMOTE or given.version == _stable(after):
+    if given.does is Effect.WIDEN:
+        if rules.widen:
+            yield ApprovedMove.WIDEN
+    elif given.does is Effect.PROMOTE or given.version == _stable(after):
         if rules.promote:
             yield ApprovedMove.PROMOTE
     elif given.does is not Effect.RAISE and rules.start:
@@ -270,8 +280,8 @@ def _approval(
     ]
     if fitting:
         return min(fitting, key=lambda approval: (approval.share, approval.expires_at))
-    limit = "" if move is ApprovedMove.PROMOTE else f" --percentage {share * 100 / BUCKETS:g}"
-    words = given.words if given.does is Effect.REPOINT else f"{given.words} {version}"
+    limit = f" --percentage {share * 100 / BUCKETS:g}" if move.has_share else ""
+    words = f"{given.words} {version}" if given.does in GIVES else given.words
     raise RefusedMove(
         f"cannot {words}: it needs the consent of somebody other than {actor}: "
         f"canaryctl approve {before.service_key} {move} {version}{limit}"

@@ -141,9 +141,12 @@ async def test_lists_show_what_the_caller_may_see(file: Tokens) -> None:
     }
 
 
-async def test_guards_are_tightened_by_operators_and_loosened_by_admins(file: Tokens) -> None:
+@pytest.mark.parametrize("demand", ["start", "promote", "widen"])
+async def test_guards_are_tightened_by_operators_and_loosened_by_admins(
+    file: Tokens, demand: str
+) -> None:
     operator, admin = file.new("op", {"*": "operator"}), file.new("root", {"*": "admin"})
-    strict = policy_pb.Guards(approvals=policy_pb.ApprovalRules(start=True))
+    strict = policy_pb.Guards(approvals=policy_pb.ApprovalRules(**{demand: True}))
     async with (
         running_service(access_file=file.write()) as running,
         calling(running, operator) as op,

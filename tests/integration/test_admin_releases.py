@@ -33,6 +33,7 @@ ABORTED, FAILED = grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION
 START = policy_pb2.APPROVED_MOVE_START
 RAISE = policy_pb2.APPROVED_MOVE_RAISE
 PROMOTE = policy_pb2.APPROVED_MOVE_PROMOTE
+WIDEN = policy_pb2.APPROVED_MOVE_WIDEN
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -298,7 +299,16 @@ async def test_in_a_freeze_no_rule_list_or_member_gives_more_people_the_canary(
         await shop.change("AddToWhitelist", entries=policy_pb2.Whitelist(users=["u1"]))
     with refused(FAILED, "cannot change members", "frozen by 'winter'"):
         await shop.change("AddMembers", segment="s", users=["u1"])
-    everybody.variant = policy_pb2.VARIANT_STABLE
+    await guard(shop, widen=True)
+    with refused(FAILED, "cannot change rules", f"canaryctl approve {SHOP} widen {CANARY}"):
+        await shop.change("AddRule", rule=everybody)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "percentage: nobody can tell"):
+        await as_("ann", shop, "Approve", move=WIDEN, version=CANARY, percentage=5)
+    await as_("ann", shop, "Approve", move=WIDEN, version=CANARY)
+    await shop.change("AddRule", rule=everybody)
+    assert (await shop.decide(**facts_of("u1"), path="/x")).version == CANARY
+    await guard(shop, a_freeze(), widen=True)
+    everybody.variant, everybody.name = policy_pb2.VARIANT_STABLE, "nobody"
     await shop.change("AddRule", rule=everybody)
     await shop.change("RemoveSegment", name="s")
 

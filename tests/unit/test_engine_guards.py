@@ -348,7 +348,7 @@ def an_approval(move: ApprovedMove, **fields: Any) -> Approval:
     return Approval(move=move, **(usual | fields))
 
 
-EVERYTHING = ApprovalRules(start=True, promote=True, above=5_000)
+EVERYTHING = ApprovalRules(start=True, promote=True, above=5_000, widen=True)
 
 
 def approved(policy: Policy, *approvals: Approval) -> Policy:
@@ -743,3 +743,21 @@ def test_the_way_back_over_a_promotion_is_open_whatever_else_has_changed_since()
     before = guarded(since, freezes=(WINTER,))
     after = replace(served(WIDE, v1=OTHER, v2=OLD), guards=before.guards)
     assert passed(before, after, actor="kim", now=NOW) == after
+
+
+def test_whatever_may_widen_needs_consent_where_that_is_demanded_and_one_serves_once() -> None:
+    rules = ApprovalRules(widen=True)
+    before = guarded(WIDE, approvals=rules)
+    after = replace(before, rules=(*before.rules, ALL))
+    with pytest.raises(RefusedMove) as caught:
+        passed(before, after, actor="kim", now=NOW)
+    assert str(caught.value) == (
+        "cannot change rules, which may give more people the canary: it needs the consent of "
+        "somebody other than kim: canaryctl approve shop widen v2"
+    )
+    wrong = an_approval(ApprovedMove.RAISE, share=100_000)
+    consent = an_approval(ApprovedMove.WIDEN, id="a-2", share=0)
+    before, after = (replace(p, approvals=(wrong, consent)) for p in (before, after))
+    assert passed(before, after, actor="kim", now=NOW).approvals == (wrong,)
+    narrower = replace(before, rules=(NOT_A,))
+    assert passed(before, narrower, actor="kim", now=NOW) == narrower

@@ -50,8 +50,8 @@ def show(session: Session, service: str) -> None:
     "--approve",
     "moves",
     multiple=True,
-    type=click.Choice(["start", "promote", "none"]),
-    help="A move that needs a second person; repeat for both.",
+    type=click.Choice(["start", "promote", "widen", "none"]),
+    help="A move that needs a second person; repeat for more.",
 )
 @click.option("--above", type=PERCENTAGE, help="Raising above this needs a second person.")
 @file_option("The guards whole, freezes too, instead of the options")
@@ -73,7 +73,10 @@ def set_guards(
     else:
         chosen = _current(session, change)
         needs = policy_pb2.ApprovalRules(
-            start="start" in moves, promote="promote" in moves, above=above
+            start="start" in moves,
+            promote="promote" in moves,
+            widen="widen" in moves,
+            above=above,
         )
         chosen.approvals.CopyFrom(needs)
     _set(session, change, chosen, "set the guards")
@@ -147,7 +150,7 @@ def approve(
     valid: int | None,
 ) -> None:
     """Consent to somebody else's MOVE of VERSION; one consent serves one move, none of your own."""
-    if (move == "promote") != (percentage is None):
+    if (move in ("promote", "widen")) != (percentage is None):
         raise click.UsageError("--percentage goes with start and raise, and must be given there")
     request = admin_pb2.ApproveRequest(
         change=change,
