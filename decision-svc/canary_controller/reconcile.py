@@ -20,7 +20,7 @@ from canary_engine.step import Action, Do
 
 from canary_controller import evidence, looking, telling, watched
 from canary_controller.admin import FAR, Admin, Known, News, ReleaseNews, Write
-from canary_controller.closing import verified
+from canary_controller.closing import is_over, verified
 from canary_controller.ending import AT_MOST, End
 from canary_controller.errors import (
     AdminError,
@@ -318,12 +318,13 @@ class Reconciler:
         """Verify the end, leave a report, and close the record once everybody has heard."""
         found = self._outside.measuring.found(w.service_key, w.release)
         end, why = verified(w, found, now)
-        if end is not End.PENDING and not w.has_noted(end):
+        before = w.newest_noted(End)
+        if end is not End.PENDING and (before is None or before.what != end):
             w.note(Event(at=now, what=end, why=why))
             w.told_at = None
             return
-        is_over = w.has_noted(End.VERIFIED) and not w.mesh.held and telling.is_all_told(w)
-        if is_over or now - (w.release.ended_at or now) > AT_MOST:
+        is_done = is_over(w, end, now) and not w.mesh.held and telling.is_all_told(w)
+        if is_done or now - (w.release.ended_at or now) > AT_MOST:
             await self._outside.reports.write(w.policy, w.record)
             w.record = replace(w.record, is_closed=True, waits_for="")
 

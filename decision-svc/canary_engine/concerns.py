@@ -40,9 +40,9 @@ class Sight:
     ``gates`` and ``questions`` are those before the next step or, after the end, those to tell.
     ``missing`` says of each metric that the plan needs and nobody gives why. ``rollback_wanted``
     is why the release should be rolled back where the plan leaves that to people; ``verified`` says
-    how its end was verified, ``unverified`` why it could not be; ``judged`` is the judge's reason
-    in words. ``mesh`` is how its mesh stands. ``extra`` is whatever else the controller knows, e.g.
-    a sample-ratio alarm.
+    how its end was verified, ``unverified`` why it could not be, ``unheard`` that nothing was heard
+    which could; ``judged`` is the judge's reason in words. ``mesh`` is how its mesh stands.
+    ``extra`` is whatever else the controller knows, e.g. a sample-ratio alarm.
     """
 
     policy: Policy
@@ -57,6 +57,7 @@ class Sight:
     rollback_wanted: str = ""
     verified: str = ""
     unverified: str = ""
+    unheard: str = ""
     judged: str = ""
     mesh: MeshSight = NO_MESH
     extra: tuple[Raised, ...] = ()
@@ -132,7 +133,7 @@ def _end(sight: Sight, release: Release) -> Iterator[Raised]:
                 key="abandoned",
                 severity=Severity.INFO,
                 title=f"the release of {version} was abandoned",
-                text="It ended without a verdict; everybody gets stable.",
+                text="It ended without a verdict; what the gateways' own files say rules again.",
                 is_moment=True,
             )
 
@@ -152,6 +153,14 @@ def _verification(sight: Sight) -> Iterator[Raised]:
             severity=Severity.CRITICAL,
             title="the end of the release could not be verified",
             text=sight.unverified,
+        )
+    elif sight.unheard:
+        yield Raised(
+            key=f"{ABOUT_ROLLBACK}:unheard",
+            severity=Severity.WARNING,
+            title="nothing was heard since the release was rolled back",
+            text=sight.unheard,
+            is_moment=True,
         )
 
 

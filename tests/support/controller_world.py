@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from canary_controller.admin import (
-    Answered,
+    Counted,
     Known,
     Lease,
     News,
@@ -47,6 +47,7 @@ from canary_engine.model import (
     Policy,
     Release,
     Strategy,
+    Variant,
     Version,
     VersionStatus,
 )
@@ -64,6 +65,10 @@ from decision_svc.store.protocol import ChangeRecord, Document, Link
 from decision_svc.store.protocol import LostRace as StoreLostRace
 
 SHOP = "shop"
+STABLE_REQUESTS = [
+    Counted(version=version, variant=Variant.STABLE, release_id="", requests=100, errors=0)
+    for version in ("v1", "v2")
+]
 MOST_TURNS = 60
 TALLY = Tally({200: 10})
 NO_EVIDENCE = Evidence(evidence=evidence.begin(()))
@@ -341,9 +346,9 @@ class Wire:
         """See Figures."""
         return await self._call(dict)
 
-    async def versions(self, service_key: str, window_s: int) -> Mapping[str, Answered]:
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
         """See Figures."""
-        return await self._call(lambda: {"v1": Answered(100, 0), "v2": Answered(100, 0)})
+        return await self._call(lambda: STABLE_REQUESTS)
 
     async def _call(self, done: Callable[[], Answer]) -> Answer:
         await self._way()

@@ -442,6 +442,7 @@ def noted(*, canary: float, control: float) -> ReleaseRecord:
 
 BACK = replace(RELEASE, status=ReleaseStatus.ROLLED_BACK, ended_at=NOW)
 UP = replace(RELEASE, status=ReleaseStatus.COMPLETED, ended_at=NOW)
+GIVEN_UP = replace(RELEASE, status=ReleaseStatus.ABANDONED, ended_at=NOW)
 QUIET = Ended(canary_requests=0, stable=Answered(1_000, 5))
 
 
@@ -455,7 +456,15 @@ QUIET = Ended(canary_requests=0, stable=Answered(1_000, 5))
         (BACK, replace(QUIET, stable=None), 62, End.PENDING),
         (BACK, replace(QUIET, stable=Answered(1_000, 100)), 601, End.UNVERIFIED),
         (BACK, replace(QUIET, stable=Answered(19, 19)), 62, End.VERIFIED),
-        (BACK, replace(QUIET, stable=Answered(0, 0)), 62, End.VERIFIED),
+        (BACK, replace(QUIET, stable=Answered(0, 0)), 61, End.PENDING),
+        (BACK, replace(QUIET, stable=Answered(0, 0)), 62, End.UNHEARD),
+        (BACK, replace(QUIET, baseline_requests=1), 61, End.PENDING),
+        (BACK, replace(QUIET, baseline_requests=1), 62, End.UNVERIFIED),
+        (BACK, replace(QUIET, baseline_requests=1, stable=Answered(0, 0)), 62, End.UNVERIFIED),
+        (GIVEN_UP, replace(QUIET, baseline_requests=1), 62, End.VERIFIED),
+        (GIVEN_UP, replace(QUIET, canary_requests=1), 601, End.UNVERIFIED),
+        (UP, replace(QUIET, baseline_requests=1), 62, End.VERIFIED),
+        (UP, replace(QUIET, stable=Answered(0, 0)), 62, End.VERIFIED),
         (UP, replace(QUIET, canary_requests=9), 62, End.VERIFIED),
         (UP, replace(QUIET, stable=Answered(1_000, 100)), 62, End.PENDING),
     ],
