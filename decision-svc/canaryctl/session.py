@@ -115,13 +115,16 @@ class Session:
         else:
             click.echo("\n\n".join(block.rstrip("\n") for block in page()))
 
-    def tell_written(self, answer: Revised, change: admin_pb2.Change, said: str) -> None:
-        """Answer a write: the new revision, and what was done."""
+    def tell_written(
+        self, answer: Revised, change: admin_pb2.Change, said: str, warning: str = ""
+    ) -> None:
+        """Answer a write: the new revision, what was done, and what to mind now."""
         document = {"service_key": change.service_key, "revision": answer.revision}
-        self.show(
-            document,
-            lambda: [f"{render.cell(said)} ({change.service_key}, revision {answer.revision})"],
-        )
+        line = f"{render.cell(said)} ({change.service_key}, revision {answer.revision})"
+        if not warning:
+            self.show(document, lambda: [line])
+        else:
+            self.show({**document, "warning": warning}, lambda: [line, render.cell(warning)])
 
     def close(self) -> None:
         """Hang up, if ever connected."""
