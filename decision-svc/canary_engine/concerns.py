@@ -177,7 +177,8 @@ def _state(release: Release, sight: Sight) -> Iterator[Raised]:
             severity=Severity.CRITICAL,
             title=f"the release of {release.version} is halted",
             text=f"Everybody gets stable. {_refusals(sight)}It waits for a person: canaryctl "
-            f"release resume {service}, or canaryctl release rollback {service}.",
+            f"release resume {service}, or, once canaryctl baselines {service} shows no gateway "
+            f"that would give somebody the version, canaryctl release rollback {service}.",
         )
     elif release.status is ReleaseStatus.PAUSED:
         yield Raised(
@@ -205,13 +206,14 @@ def _due_rollback(release: Release) -> Iterator[Raised]:
 
 
 def _wanted_rollback(sight: Sight) -> Iterator[Raised]:
+    service = sight.policy.service_key
     if sight.rollback_wanted:
         yield Raised(
             key=f"{ABOUT_ROLLBACK}:wanted",
             severity=Severity.CRITICAL,
             title="the release should be rolled back, and the plan leaves that to a person",
-            text=f"{_sentence(sight.rollback_wanted)} canaryctl release rollback "
-            f"{sight.policy.service_key} does it.",
+            text=f"{_sentence(sight.rollback_wanted)} canaryctl halt {service} gives everybody "
+            f"stable at once, canaryctl release rollback {service} ends it.",
         )
 
 
