@@ -1,18 +1,53 @@
-"""Whether the end of a watched release is verified, given what was measured after it."""
+"""The end of a watched release: verified by what was measured after it, reported on, closed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from canary_engine.baseline import BASELINE_ID
-from canary_engine.model import Cohort, Release, Variant, VersionStatus
+from canary_engine.model import Cohort, Policy, Release, Variant, VersionStatus
+from canary_engine.record import Event, ReleaseRecord
 
+from canary_controller import telling
 from canary_controller.admin import Answered, Counted
-from canary_controller.ending import LONG, QUIET_SLOTS, SETTLED, End, Ended, verification
+from canary_controller.ending import AT_MOST, LONG, QUIET_SLOTS, SETTLED, End, Ended, verification
 from canary_controller.measuring import Found
 from canary_controller.slots import newest_complete
 from canary_controller.watched import Watched
+
+
+class Reports(Protocol):
+    """Keeps what is left of a release when it is over."""
+
+    async def write(self, policy: Policy, record: ReleaseRecord) -> None:
+        """Write its report; a trouble is logged and keeps nothing from going on."""
+        ...
+
+
+async def see_off(w: Watched, found: Found, reports: Reports, now: datetime) -> None:
+    """Verify the end, leave a report, and close the record once everybody has heard."""
+    end, why = verified(w, found, now)
+    before = w.newest_noted(End)
+    if end is not End.PENDING and (before is None or before.what != end):
+        w.note(Event(at=now, what=end, why=why))
+        w.told_at = None
+        if end is End.UNHEARD:  # nobody is kept waiting for what may never be heard
+            await reports.write(w.policy, w.record)
+        return
+    is_done = is_over(w, end, now) and not w.mesh.held and telling.is_all_told(w)
+    if is_done or now - (w.release.ended_at or now) > AT_MOST:
+        await reports.write(w.policy, w.record)
+        w.record = replace(w.record, is_closed=True, waits_for="")
+
+
+async def leave(w: Watched, reports: Reports, now: datetime) -> None:
+    """Report on a release that another has succeeded: nobody can verify its end any more."""
+    w.note(Event(at=now, what="succeeded", why="another was started"))
+    w.record = replace(w.record, is_closed=True, waits_for="")
+    await reports.write(w.policy, w.record)
 
 
 def verified(w: Watched, found: Found, now: datetime) -> tuple[End, str]:

@@ -157,7 +157,7 @@ def _verification(sight: Sight) -> Iterator[Raised]:
     elif sight.unheard:
         yield Raised(
             key=f"{ABOUT_ROLLBACK}:unheard",
-            severity=Severity.WARNING,
+            severity=Severity.INFO,
             title="nothing was heard since the release was rolled back",
             text=sight.unheard,
             is_moment=True,

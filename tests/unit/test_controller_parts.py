@@ -479,14 +479,14 @@ def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
     assert why
 
 
-@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.VERIFIED)])
+@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.UNHEARD)])
 def test_the_end_is_verified_by_what_was_answered_after_it(at_s: int, end: End) -> None:
     """Of the minute before, most of it came when the canary was still there."""
     policy = Policy(service_key="shop", revision=1, release=BACK, plan=PLAN)
     now = NOW + timedelta(seconds=100)
     w = watched.begin(policy, noted(canary=0.5, control=0.5), JUDGE, now)
     assert w is not None
-    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), answered={})
+    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), counted=[])
     assert verified(w, found, now)[0] is end
 
 
