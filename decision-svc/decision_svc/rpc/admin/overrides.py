@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from canary.admin.v1 import admin_pb2 as pb
 from canary.policy.v1 import policy_pb2
+from canary_engine import parse
 from canary_engine.model import Variant
 
 from decision_svc import overrides
@@ -37,7 +38,7 @@ class OverrideCalls(Calls):
             )
         if request.variant not in _VARIANTS:
             raise BadRequest("variant: give stable or canary")
-        if await self._parts.policies.load(change.service_key) is None:
+        if (await self._parts.current(change.service_key))[0] is None:
             raise NotFound(f"there is no policy of {change.service_key!r}")
         variant = _VARIANTS[request.variant]
         signed = signer.sign(
@@ -72,10 +73,10 @@ class OverrideCalls(Calls):
             revision = await self._change(request, overrides.believe_none(), "revoke all overrides")
             return pb.RevokeOverrideResponse(revision=revision)
         service_key, now = request.change.service_key, self._parts.decider.now()
-        policy = await self._parts.policies.load(service_key)
+        policy, _ = await self._parts.current(service_key)
         if policy is None:
             raise NotFound(f"there is no policy of {service_key!r}")
-        id_, expires_at = overrides.named(request.id, {**policy, "service_key": service_key}, now)
+        id_, expires_at = overrides.named(request.id, parse.document(policy), now)
         edit = overrides.revoke(id_, expires_at, now)
         revision = await self._change(request, edit, f"revoke override {id_}")
         return pb.RevokeOverrideResponse(revision=revision)

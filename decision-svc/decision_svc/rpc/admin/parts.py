@@ -9,12 +9,13 @@ from typing import Any
 
 import grpc
 from canary_engine.guards import Despite
-from canary_engine.model import Release
+from canary_engine.model import Policy, Release
 
 from decision_svc.audit import Audit
 from decision_svc.baselines import Baselines
 from decision_svc.changes import Edit
 from decision_svc.decider import Decider
+from decision_svc.documents import stored_policy
 from decision_svc.editor import Editor, Who
 from decision_svc.errors import NotFound
 from decision_svc.exposure.collector import Collector
@@ -51,6 +52,17 @@ class Parts:
     records: RecordStore
     following: Following
     signer: Signer | None = None
+
+    async def current(self, service_key: str) -> tuple[Policy | None, bool]:
+        """The policy, None if there is none, and whether the store has lost it.
+
+        One that the store has lost is memory's, which goes on ruling.
+        """
+        held = self.snapshot.get(service_key)
+        document = await self.policies.load(service_key)
+        if document is None:
+            return held, held is not None
+        return stored_policy(service_key, document), False
 
     def latest_release(self, service_key: str) -> Release:
         """The release that is in force, or was last. Raises NotFound, NotReady."""
