@@ -108,6 +108,12 @@ class Session:
         request = admin_pb2.GetPolicyRequest(service_key=service, revision=revision)
         return self.call(self.admin.GetPolicy, request).policy
 
+    def check_known(self, service: str) -> None:
+        """Raise Refusal unless it has a policy, or a gateway in contact declares it."""
+        self.call(
+            self.admin.ListChanges, admin_pb2.ListChangesRequest(service_key=service, limit=1)
+        )
+
     def show(self, document: Any, page: Callable[[], Iterable[str]]) -> None:
         """Answer a read: ``document`` for scripts, the blocks of ``page`` for people."""
         if self.is_json:

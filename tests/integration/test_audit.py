@@ -16,7 +16,7 @@ from decision_svc.app import Running
 from redis import Redis
 from support.admin import Admin, admin_of
 from support.redis_server import RedisServer, running_redis
-from support.service import serve_in_thread
+from support.service import await_ready, serve_in_thread
 
 Store = Any
 """A client of Redis, whose own types know texts only."""
@@ -251,8 +251,91 @@ def test_the_newest_entry_removed_together_with_its_revision_is_found_with_the_h
     before = redis.hget("canary:{shop}:revisions", "4")
     redis.hset("canary:{shop}:policy", mapping={"revision": "4", "document": before or b""})
     redis.hdel("canary:{shop}:revisions", "5")
+    assert "entry 5 is missing" in ctl.broken(), "the history has one of it"
+    redis.zremrangebyscore("canary:{shop}:changes", 5, 5)
     assert ctl("audit", "verify", SHOP).exit_code == 0
     assert f"no entry has the hash {head}" in ctl.broken(SHOP, "--head", head)
+
+
+@pytest.mark.parametrize("gone", [("audit",), ("audit", "policy"), ("audit", "changes")])
+def test_a_trail_that_was_removed_is_not_whole_while_anything_else_tells_of_a_revision(
+    admin: Admin, ctl: Ctl, redis: Store, gone: tuple[str, ...]
+) -> None:
+    five_changes(admin)
+    redis.delete(*(f"canary:{{shop}}:{name}" for name in gone))
+    assert ctl.broken() == (
+        "error: entry 1 is missing, and all others: revision 5 was made, and the trail has no "
+        "entry: it was removed"
+    )
+
+
+def test_a_trail_that_was_removed_with_all_there_was_is_not_whole(
+    server: RedisServer, admin: Admin, ctl: Ctl, redis: Store
+) -> None:
+    five_changes(admin)
+    head = ctl.head()
+    redis.flushall()
+    assert "revision 5 was made" in ctl.broken(), "memory has the policy"
+    with serve_in_thread(redis_url=server.url, **PATIENT) as restarted:
+        await_ready(restarted)
+        other = Ctl(restarted.admin_address)
+        assert other.broken().startswith("error: shop: there is no entry to verify: nothing was")
+        assert f"no entry has the hash {head}" in other.broken(SHOP, "--head", head)
+
+
+def test_a_trail_that_begins_late_says_so(admin: Admin, ctl: Ctl, redis: Store) -> None:
+    five_changes(admin)
+    assert "begins with" not in ctl("audit", "verify", SHOP).stdout
+    redis.delete(CHAIN)
+    admin("RemoveVersion", version="v2")
+    verified = ctl("audit", "verify", SHOP)
+    assert (verified.exit_code, verified.stderr) == (0, "")
+    assert "begins with revision 6: what was changed before is not in it" in verified.stdout
+
+
+def test_an_export_without_entries_is_not_whole(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    file.write_text("\n")
+    assert "audit.jsonl: there is no entry to verify" in ctl.broken("--file", str(file))
+
+
+def test_the_trail_of_no_service_key_may_be_empty(ctl: Ctl) -> None:
+    verified = ctl("audit", "verify")
+    assert (verified.exit_code, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "list"),
+        ("audit", "export"),
+        ("audit", "verify"),
+        ("history",),
+        ("explain",),
+        ("release", "exposure"),
+    ],
+)
+def test_a_service_key_that_nobody_knows_is_no_empty_answer(
+    admin: Admin, ctl: Ctl, words: tuple[str, ...]
+) -> None:
+    five_changes(admin)
+    assert ctl(*words, SHOP).exit_code == 0
+    result = ctl(*words, "shpo")
+    assert result.exit_code == 1
+    assert "shpo" in result.stderr
+
+
+def test_a_release_or_an_address_that_cannot_be_is_no_empty_answer(admin: Admin, ctl: Ctl) -> None:
+    five_changes(admin)
+    result = ctl("release", "exposure", SHOP, "--release", "r-nope")
+    assert (result.exit_code, "nobody was counted for release 'r-nope'" in result.stderr) == (
+        1,
+        True,
+    )
+    for address in ("999.1.1.1", "10.0.0.0/8", "here"):
+        result = ctl("explain", SHOP, "--ip", address)
+        assert (result.exit_code, "is no address" in result.stderr) == (2, True)
+    assert ctl("explain", SHOP, "--ip", "2001:db8::7").exit_code == 0
 
 
 def test_entries_that_changed_places_are_found(admin: Admin, ctl: Ctl, redis: Store) -> None:

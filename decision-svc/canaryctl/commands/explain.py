@@ -13,14 +13,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from canaryctl import answer_tables, baselines, policy_tables, render
 from canaryctl.options import Verb, reads
 from canaryctl.session import Session
-from canaryctl.values import HEADER, MOMENT, SETTING, joined
+from canaryctl.values import ADDRESS, HEADER, MOMENT, SETTING, joined
 
 
 @click.command(cls=Verb)
 @reads
 @click.option("--header", type=HEADER, multiple=True, help="Request header; repeat for more.")
 @click.option("--cookie", type=SETTING, multiple=True, help="Cookie; repeat for more.")
-@click.option("--ip", default="", help="The client's address.")
+@click.option("--ip", type=ADDRESS, default="", help="The client's address.")
 @click.option("--path", default="", help="Path without the query.")
 @click.option("--consumer", default="", help="Kong consumer.")
 @click.option("--flag", multiple=True, help="Flag that the route names; repeat for more.")
@@ -60,10 +60,10 @@ def explain(
         flags=flag,
         fallback_key=fallback_key,
     )
-    seen = [
-        _seen(session, request, at, hash_, gateways)
-        for hash_, gateways in _sides(session, service, baseline)
-    ]
+    sides = _sides(session, service, baseline)
+    seen = [_seen(session, request, at, hash_, gateways) for hash_, gateways in sides]
+    if not seen[0].answer.decision.policy_revision and not seen[0].hash:
+        session.check_known(service)
     session.show(_document(seen[0], seen[1:]), lambda: _page(seen[0], seen[1:]))
 
 

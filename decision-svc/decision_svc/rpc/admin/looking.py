@@ -84,6 +84,8 @@ class LookingCalls(Calls):
         records = await self._parts.policies.changes(
             request.service_key, request.before_revision or None, limit
         )
+        if not records:
+            await self._parts.check_known(request.service_key)
         found = []
         for record in records:
             message = pb.ChangeRecord(

@@ -64,6 +64,15 @@ class Parts:
             return held, held is not None
         return stored_policy(service_key, document), False
 
+    async def check_known(self, service_key: str) -> None:
+        """Raise NotFound unless it has a policy, or a gateway in contact declares it."""
+        if self.baselines.declares(service_key):
+            return
+        if (await self.current(service_key))[0] is None:
+            raise NotFound(
+                f"service_key: {service_key!r} has no policy, and no gateway in contact declares it"
+            )
+
     def latest_release(self, service_key: str) -> Release:
         """The release that is in force, or was last. Raises NotFound, NotReady."""
         self.snapshot.check_loaded()
