@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from socket import inet_ntoa
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ Store = Any
 """A client of Redis, whose own types know texts only."""
 SHOP = "shop"
 CHAIN = "canary:{shop}:audit"
+ESTABLISHED = "01"
+"""In Linux's table of connections."""
 # A store that is late on a slow machine refuses writes, which is not what is tested.
 PATIENT = {"store_deadline_ms": 10_000}
 
@@ -80,6 +84,16 @@ def entries(admin: Admin, service_key: str = SHOP, **fields: Any) -> list[dict[s
     return [json.loads(entry.entry) for answer in found for entry in answer.entries]
 
 
+def own_address(address: str) -> str:
+    """From where the one client of that address is connected to it."""
+    server = f"0100007F:{int(address.rpartition(':')[2]):04X}"
+    tables = [Path(f"/proc/self/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split()[:4] for table in tables for line in table.splitlines()]
+    (ours,) = [row[1] for row in rows if row[2].endswith(server) and row[3] == ESTABLISHED]
+    host, _, port = ours.partition(":")
+    return f"{inet_ntoa(bytes.fromhex(host[-8:])[::-1])}:{int(port, 16)}"
+
+
 def five_changes(admin: Admin) -> None:
     admin("RegisterVersion", version={"version": "v1", "status": "stable"})
     admin("RegisterVersion", version={"version": "v2"})
@@ -88,15 +102,22 @@ def five_changes(admin: Admin) -> None:
     admin("MoveRelease", move="roll-back")
 
 
-def test_a_change_is_written_down_with_who_when_why_where_before_and_after(admin: Admin) -> None:
+def test_a_change_is_written_down_with_who_when_why_where_before_and_after(
+    admin: Admin, service: Running
+) -> None:
     five_changes(admin)
+    began = datetime.now(UTC)
     change = {
         "service_key": SHOP,
         "actor": "ada",
         "reason": "for the testers",
     }
     admin("SetBucketing", change=change, bucketing={"cookie": "sticky"})
+    ended = datetime.now(UTC)
     first, *_, last = entries(admin)
+    assert began <= datetime.fromisoformat(last["at"]) <= ended
+    assert datetime.fromisoformat(first["at"]) <= began
+    assert last["peer"] == first["peer"] == own_address(service.admin_address)
     assert first["salt"]
     assert first["previous"] == ""
     assert first["changes"] == [
@@ -131,8 +152,9 @@ def test_moves_of_a_release_tell_both_sides_of_every_field(admin: Admin) -> None
 
 
 def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Ctl, redis: Store, service: Running
 ) -> None:
+    began = datetime.now(UTC)
     admin("SetWhitelist", whitelist={"users": ["secret-ann"], "consumers": ["secret-firm"]})
     admin("PutFlag", flag={"name": "checkout", "enabled": True, "users": ["secret-ann"]})
     admin("AddRule", rule=_rule("mine", "x-user-id", "secret-ann"))
@@ -161,6 +183,9 @@ def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
     assert put["user"] == removed["user"] != ann, "nobody is followed from one chain to another"
     assert put["changes"] == [{"path": "tier", "after": removed["changes"][0]["before"]}]
     assert put["actor"] == "tester"
+    assert began <= datetime.fromisoformat(put["at"]) <= datetime.fromisoformat(removed["at"])
+    assert datetime.fromisoformat(removed["at"]) <= datetime.now(UTC)
+    assert put["peer"] == removed["peer"] == own_address(service.admin_address)
     assert ctl("audit", "verify").exit_code == 0
 
 
