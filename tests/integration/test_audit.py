@@ -189,6 +189,25 @@ def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
     assert ctl("audit", "verify").exit_code == 0
 
 
+def test_addresses_and_values_that_may_be_somebodys_are_hashed_and_a_candidate_is_found_by_its_mark(
+    admin: Admin, ctl: Ctl, redis: Store
+) -> None:
+    alice, home, wide = "alice@example.com", "203.0.113.77", "198.51.100.0/24"
+    admin("AddToWhitelist", entries={"ips": [home, wide]})
+    admin("AddRule", rule=_rule("alice", "x-user-email", alice))
+    kept = b"".join(redis.lrange(CHAIN, 0, -1))
+    assert home.encode() not in kept
+    assert alice.encode() not in kept
+    listed, ruled = (entry["changes"] for entry in entries(admin))
+    marks = {text: ctl("audit", "mark", SHOP, text).stdout.strip() for text in (alice, home)}
+    assert [change["path"] for change in listed] == [
+        f"whitelist.ips[{marks[home]}]",
+        f"whitelist.ips[{wide}]",
+    ]
+    assert ruled[0]["after"]["exact"] == marks[alice]
+    ctl.head()
+
+
 def _rule(name: str, key: str, exact: str) -> dict[str, Any]:
     return {"name": name, "source": "header", "key": key, "exact": exact, "variant": "canary"}
 

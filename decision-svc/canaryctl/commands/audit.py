@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from canary.admin.v1 import admin_pb2
+from canary_engine.pseudonyms import hashing
 
 from canaryctl import chain, render
 from canaryctl.chain import Broken, Chain, Entry
@@ -99,6 +100,23 @@ def verify(session: Session, service: str, head: str, path: str | None) -> None:
     if verified.first_revision > 1:
         document["first_revision"] = verified.first_revision
     session.show(document, lambda: ["\n".join(_whole(verified))])
+
+
+@audit.command("mark", cls=Verb)
+@_service
+@click.argument("text")
+@click.pass_obj
+def mark(session: Session, service: str, text: str) -> None:
+    """Show the mark that stands for TEXT in the trail: a user id, an address, the value of a rule.
+
+    So whoever has a candidate can look for it. Give "" as SERVICE for what belongs to none, and an
+    address in its shortest form. Somebody has another mark in another trail.
+    """
+    first = next(_entries(session, service), None)
+    if first is None:
+        raise _nothing(service or _NONE)
+    found = hashing(str(first.said.get("salt", "")))(text)
+    session.show({"service_key": service, "mark": found}, lambda: [found])
 
 
 def _whole(verified: Chain) -> Iterator[str]:

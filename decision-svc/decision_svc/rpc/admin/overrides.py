@@ -11,9 +11,9 @@ from canary.admin.v1 import admin_pb2 as pb
 from canary.policy.v1 import policy_pb2
 from canary_engine import parse
 from canary_engine.model import Variant
+from canary_engine.pseudonyms import Hash, address_of_one
 
 from decision_svc import overrides
-from decision_svc.audit import Hash
 from decision_svc.errors import BadRequest, NotFound, OverrideRefused
 from decision_svc.overrides import EVERY, Signed
 from decision_svc.rpc.admin.parts import Calls, Context
@@ -93,5 +93,6 @@ def _told(request: pb.CreateOverrideRequest, signed: Signed, hash_: Hash) -> dic
     if request.user:
         told["user"] = hash_(request.user)
     if request.cidr:
-        told["cidr"] = request.cidr
+        one = address_of_one(request.cidr)
+        told["cidr"] = hash_(one) if one else request.cidr
     return {"override": told}
