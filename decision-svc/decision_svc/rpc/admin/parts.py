@@ -111,13 +111,13 @@ class Calls:
             expected = change.expected_revision
         who = self._who(change)
         if who.key:
-            who = replace(who, digest=_digest(request, who.actor))
+            who = replace(who, digest=digest_of(request, who.actor))
         return await self._parts.editor.change(
             change.service_key, expected, who, summary, edit, members, despite
         )
 
 
-def _digest(request: Any, actor: str) -> str:
+def digest_of(request: Any, actor: str) -> str:
     """What stands for all that the request asks for, and for who asks."""
     written = request.SerializeToString(deterministic=True)
     start = f"{request.DESCRIPTOR.full_name}\0{actor}\0"
