@@ -141,6 +141,17 @@ def test_halt_all_tells_of_a_service_that_it_could_not_halt_and_exits_with_1(
     assert variant(service) == "canary"
 
 
+def test_a_service_that_never_had_the_policy_does_not_pass_for_one_that_halted_it(
+    server: RedisServer, redis: Store, admin: Admin
+) -> None:
+    admin.release(100)
+    redis.flushall()
+    with serve_in_thread(redis_url=server.url, **PATIENT) as restarted:
+        await_ready(restarted)
+        result = Ctl(restarted.admin_address)("halt", "--all", "--reason", "fire")
+        assert f"{restarted.admin_address} knows of no release in force" in result.stdout
+
+
 @pytest.mark.parametrize("words", [("halt", SHOP), ("release", "rollback", SHOP)])
 def test_a_release_that_the_store_has_lost_is_stopped_by_itself(
     redis: Store, service: Running, admin: Admin, ctl: Ctl, words: tuple[str, ...]

@@ -44,7 +44,7 @@ class ExposureCalls(Calls):
 
     async def _check_known(self, service_key: str, release_id: str) -> None:
         """Raise NotFound where nothing is known of a release."""
-        policy = self._parts.snapshot.get(service_key)
+        policy, _ = await self._parts.current(service_key)
         if policy is not None and policy.release is not None and policy.release.id == release_id:
             return
         if await self._parts.records.get(RecordKey(service_key, release_id)) is None:
