@@ -124,6 +124,12 @@ class Session:
         request = admin_pb2.GetPolicyRequest(service_key=service, revision=revision)
         return self.call(self.admin.GetPolicy, request).policy
 
+    def check_known(self, service: str) -> None:
+        """Raise Refusal unless it has a policy, or a gateway in contact declares it."""
+        self.call(
+            self.admin.ListChanges, admin_pb2.ListChangesRequest(service_key=service, limit=1)
+        )
+
     def show(self, document: Any, page: Callable[[], Iterable[str]]) -> None:
         """Answer a read: ``document`` for scripts, the blocks of ``page`` for people."""
         if self.is_json:
@@ -132,20 +138,28 @@ class Session:
             click.echo("\n\n".join(block.rstrip("\n") for block in page()))
 
     def tell_written(
-        self, answer: Revised, change: admin_pb2.Change, said: str, **more: Any
+        self,
+        answer: Revised,
+        change: admin_pb2.Change,
+        said: str,
+        warning: str = "",
+        **more: Any,
     ) -> None:
         """Answer a write: the new revision, what was done, and who else did something just now.
 
-        ``more`` is what a script is told besides.
+        ``warning`` is what to mind now, ``more`` what a script is told besides.
         """
         did = self.did(answer, change)
         document = {"service_key": change.service_key, "revision": answer.revision, **more}
+        if warning:
+            document["warning"] = warning
         text = render.cell(said if did.is_made else "nothing changed")
         head = f"{text} ({change.service_key}, revision {answer.revision})"
-        self.show(
-            {**document, **written.documents(did)},
-            lambda: ["\n".join([head, *written.lines(did)])],
-        )
+        page = [
+            "\n".join([head, *written.lines(did)]),
+            *([render.cell(warning)] if warning else []),
+        ]
+        self.show({**document, **written.documents(did)}, lambda: page)
 
     def did(
         self, answer: Revised, change: admin_pb2.Change, *, is_alone: bool = True

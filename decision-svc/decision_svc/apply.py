@@ -126,7 +126,8 @@ def summary(found: Sequence[diff.Difference]) -> str:
     for difference in found:
         field = difference.path.partition("[")[0].partition(".")[0].partition(" ")[0]
         counts[field] = counts.get(field, 0) + 1
-    return "apply a file: " + ", ".join(f"{count} in {field}" for field, count in counts.items())
+    listed = ", ".join(f"{count} in {field}" for field, count in counts.items())
+    return f"apply a file: {listed or 'nothing in it differs'}"
 
 
 def _wanted_release(part: Any, has: Collection[str]) -> WantedRelease:

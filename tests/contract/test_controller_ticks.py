@@ -141,3 +141,22 @@ async def test_a_release_that_gives_way_to_the_next_leaves_its_report_and_a_clos
     assert (left.events[-1].what, left.events[-1].why) == ("succeeded", "another was started")
     await second(world, machine)
     assert machine.reports.reported == ["r-1"]
+
+
+async def test_who_hears_nothing_of_an_end_has_the_report_at_once_and_the_record_stays_open(
+    world: World, machine: Machine
+) -> None:
+    """Gateways tell of stable only where they are asked to, so nothing may ever be heard."""
+    world.counted = []
+    await machine.tick()
+    await world.person(lambda editor: editor.move_release(Move.ROLL_BACK))
+    for seconds in (1, 62, 1, 1):
+        await second(world, machine, seconds)
+    record = world.records[world.release.id]
+    assert record.events[-1].what == "unheard"
+    assert machine.reports.reported == [record.release_id]
+    assert not record.is_closed
+    for seconds in (601, 1, 1):
+        await second(world, machine, seconds)
+    assert world.records[world.release.id].is_closed
+    assert machine.reports.reported == [record.release_id] * 2

@@ -129,6 +129,19 @@ async def test_a_write_for_another_revision_than_the_current_loses(
     assert [change.revision for change in await store.changes("shop")] == [2, 1]
 
 
+async def test_a_write_may_name_the_current_revision_and_leave_some_out(store: Store) -> None:
+    await store.save("shop", document(7), record(7), (), a_link(1), current=0)
+    assert await store.revisions() == {"shop": 7}
+    assert await store.load("shop") == await store.load("shop", 7) == document(7)
+    assert await store.load("shop", 1) is None
+    assert await store.changes("shop") == [record(7)]
+    with pytest.raises(LostRace, match="shop is at revision 7, not 0"):
+        await store.save("shop", document(9), record(9), (), a_link(2), current=0)
+    await write(store, "shop", 8)
+    assert await store.changes("shop", before=8) == [record(7)]
+    assert [change.revision for change in await store.changes("shop")] == [8, 7]
+
+
 async def test_of_two_concurrent_writers_exactly_one_wins(open_store: Opens) -> None:
     stores = {"ada": open_store(), "bob": open_store()}
     for revision in range(1, 51):

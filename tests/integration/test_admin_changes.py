@@ -405,7 +405,8 @@ async def test_changes_are_listed_newest_first_and_page_by_page(shop: Calls) -> 
     assert [c.revision for c in await shop.changes()] == [5, 4, 3, 2, 1]
     assert [c.revision for c in await shop.changes(before_revision=4, limit=2)] == [3, 2]
     assert await shop.changes(before_revision=1) == []
-    assert await shop.changes("other") == []
+    with refused(grpc.StatusCode.NOT_FOUND, "service_key", "'other' has no policy"):
+        await shop.changes("other")
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "limit"):
         await shop.changes(limit=1_001)
 

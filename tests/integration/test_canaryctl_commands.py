@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -463,48 +464,140 @@ def test_the_status_tells_what_stands_in_the_way_and_what_clients_are_told(
     assert [approval["by"] for approval in shown["approvals"]] == ["ann"]
 
 
-def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
-    ctl: Canaryctl, service: Running
-) -> None:
+def declared(ctl: Canaryctl, percentage: float, upstream: str = "new") -> decision_pb2.Baseline:
+    """A baseline that gives a share of users the canary, and says where it is."""
     policy = policy_pb2.Policy(
         service_key=ctl.shop,
         versions=[
             policy_pb2.Version(version="stable", status=policy_pb2.VERSION_STATUS_STABLE),
-            policy_pb2.Version(version="canary", status=policy_pb2.VERSION_STATUS_CANARY),
+            policy_pb2.Version(
+                version="canary",
+                status=policy_pb2.VERSION_STATUS_CANARY,
+                backend=policy_pb2.Backend(upstream=upstream),
+            ),
         ],
         release=policy_pb2.Release(
             id="declared",
             version="canary",
             status=policy_pb2.RELEASE_STATUS_IN_PROGRESS,
-            percentage=5,
+            percentage=percentage,
             salt=ctl.shop,
         ),
     )
     hash_ = parse.content_hash(parse.document(parse.policy(to_document(policy))))
-    watch = decision_pb2.WatchPoliciesRequest(
-        service_keys=[ctl.shop],
-        gateway="kong-1",
-        baselines=[decision_pb2.Baseline(hash=hash_, policy=policy)],
-    )
-    with grpc.insecure_channel(service.decision_address) as channel:
-        watching = decision_pb2_grpc.DecisionServiceStub(channel).WatchPolicies(watch, timeout=30)
-        next(iter(watching))
+    return decision_pb2.Baseline(hash=hash_, policy=policy)
+
+
+@contextmanager
+def in_contact(
+    service: Running, ctl: Canaryctl, **baselines: decision_pb2.Baseline
+) -> Iterator[None]:
+    """Gateways by name, each with its baseline, for as long as this is open."""
+    with ExitStack() as open_, grpc.insecure_channel(service.decision_address) as channel:
+        for gateway, baseline in baselines.items():
+            watch = decision_pb2.WatchPoliciesRequest(
+                service_keys=[ctl.shop], gateway=gateway, baselines=[baseline]
+            )
+            stub = decision_pb2_grpc.DecisionServiceStub(channel)
+            watching = stub.WatchPolicies(watch, timeout=30)
+            open_.callback(watching.cancel)
+            next(iter(watching))
+        yield
+
+
+def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
+    ctl: Canaryctl, service: Running
+) -> None:
+    five = declared(ctl, 5)
+    with in_contact(service, ctl, kong=five):
         (found,) = ctl.read("baselines SHOP")["baselines"]
-        assert (found["gateways"], found["baseline"]["hash"]) == (["kong-1"], hash_)
+        assert (found["gateways"], found["baseline"]["hash"]) == (["kong"], five.hash)
         (effective,) = ctl.read("policy effective SHOP")["policies"]
-        assert (effective["is_baseline"], effective["gateways"]) == (True, ["kong-1"])
+        assert (effective["is_baseline"], effective["gateways"]) == (True, ["kong"])
         table = ctl.ok("status SHOP")
-        assert "kong-1" in table
+        assert "kong" in table
         assert effective["why"] in table
-        assert "in force at kong-1: the gateway's baseline" in table
-        assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
+        assert "in force at kong: the gateway's baseline" in table
+        assert "declared" in ctl.ok(f"explain SHOP --baseline {five.hash} --header x-user-id:u")
         ctl.with_release().ok(
             "rule add SHOP r --source path --exact /x --variant canary --reason x"
         )
         table = ctl.ok("status SHOP")
-        assert "in force at kong-1: the stored policy" in table
-        assert "not in force at kong-1: the gateway's baseline: 5 %" in table
-        watching.cancel()
+        assert "in force at kong: the stored policy" in table
+        assert "not in force at kong: the gateway's baseline: 5 %" in table
+
+
+def test_explain_answers_as_the_one_gateway_in_contact_sees_it(
+    ctl: Canaryctl, service: Running
+) -> None:
+    all_ = declared(ctl, 100)
+    with in_contact(service, ctl, kong=all_):
+        answer = ctl.read("explain SHOP --header x-user-id:u")
+        assert answer["decision"]["variant"] == "canary"
+        assert (answer["baseline_hash"], answer["gateways"]) == (all_.hash, ["kong"])
+        page = ctl.ok("explain SHOP --header x-user-id:u")
+        assert "so the gateway's declared baseline rules" in page
+        assert page.splitlines()[-1] == f"seen by: kong, with baseline {all_.hash}"
+
+
+def test_explain_tells_of_every_baseline_in_contact_and_how_to_choose(
+    ctl: Canaryctl, service: Running
+) -> None:
+    nobody, everybody = declared(ctl, 0), declared(ctl, 100)
+    with in_contact(service, ctl, kong=nobody, other=everybody):
+        answer = ctl.read("explain SHOP --header x-user-id:u")
+        (other,) = answer["others"]
+        found = {one["gateways"][0]: one["decision"]["variant"] for one in (answer, other)}
+        assert found == {"kong": "stable", "other": "canary"}
+        last = ctl.ok("explain SHOP --header x-user-id:u").splitlines()[-1]
+        assert last.startswith(f"but for {other['gateways'][0]}, with baseline")
+        assert last.endswith(f"give --baseline {other['baseline_hash']}")
+        chosen = ctl.read(f"explain SHOP --baseline {everybody.hash} --header x-user-id:u")
+        assert chosen["decision"]["variant"] == "canary"
+        ctl.with_release()
+        last = ctl.ok("explain SHOP --header x-user-id:u").splitlines()[-1]
+        assert last.startswith("the same for ")
+
+
+def test_explain_says_that_no_baseline_is_known_and_nothing_of_what_gateways_declare(
+    ctl: Canaryctl,
+) -> None:
+    ctl.ok("version register SHOP v1 --status stable --reason x")
+    page = ctl.ok("explain SHOP --header x-user-id:u")
+    assert "in force: no release was started, and without a gateway's baseline everybody" in page
+    assert "none with one is in contact with this decision service" in page.splitlines()[-1]
+
+
+@pytest.mark.parametrize("end", ["rollback", "abandon", "promote"])
+def test_the_end_of_a_release_warns_of_gateways_that_give_a_canary_by_their_own_files(
+    ctl: Canaryctl, service: Running, end: str
+) -> None:
+    five, zero = declared(ctl, 5, upstream="next"), declared(ctl, 0)
+    with in_contact(service, ctl, kong=five, other=zero):
+        written, warning = ctl.with_release().ok(f"release {end} SHOP --reason x").split("\n\n")
+    assert written.splitlines()[0].endswith("revision 4)")
+    assert warning.rstrip("\n") == (
+        "warning: now that the release is over, gateways give a canary by their own files: kong to "
+        "next (5 %). Set percentage to 0 there, take the whitelists out, and reload them"
+    )
+
+
+def test_scripts_are_warned_too_and_before_a_rollback_that_is_due(
+    ctl: Canaryctl, service: Running
+) -> None:
+    with in_contact(service, ctl, kong=declared(ctl, 5)):
+        answer = ctl.with_release().read("release rollback SHOP --delay 10m --reason x")
+    assert answer["revision"] == 4
+    assert answer["warning"].startswith("warning: once the release is over, gateways give a canary")
+
+
+def test_nobody_is_warned_of_a_file_that_gives_the_stable_version_or_nobody(
+    ctl: Canaryctl, service: Running
+) -> None:
+    with in_contact(service, ctl, kong=declared(ctl, 5, upstream="new"), other=declared(ctl, 0)):
+        answer = ctl.with_release().read("release promote SHOP --reason x")
+    assert answer["revision"] == 4
+    assert "warning" not in answer
 
 
 def test_a_baseline_that_nobody_declares_is_not_found(ctl: Canaryctl) -> None:

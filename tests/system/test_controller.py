@@ -14,7 +14,7 @@ from dev_stack.stack import CANARY, CANARY_UPSTREAM, STABLE, Stack
 from support.admin import Admin, admin_of
 from support.load import Load, User, load, until
 from support.prometheus_server import running_prometheus
-from support.stack import running_stack
+from support.stack import PATH, running_stack
 
 WITHIN_S = 150.0
 CLIENTS, REST_S = 8, 0.1
@@ -205,6 +205,27 @@ def is_told(admin: Admin, key: str) -> bool:
     """Whether people have heard of an alert."""
     alerts = noted_of(admin).alerts
     return any(alert.key == key and alert.HasField("told_at") for alert in alerts)
+
+
+async def test_a_rollback_is_not_verified_while_the_gateways_own_file_gives_the_canary(
+    stack: Stack,
+) -> None:
+    tester = User(
+        name="tester",
+        headers={"x-canary-test": "true"},
+        version=CANARY,
+        why="the baseline's rule",
+        path=PATH,
+    )
+    with admin_of(stack.admin_address) as admin:
+        admin("Apply", policy={"plan": PLAN, "versions": VERSIONS}, prune=True)
+        admin("StartRelease", version=CANARY, percentage=5, despite_rollback="another test")
+        admin("MoveRelease", move="roll-back")
+        async with load(stack.gateway.address, [tester], clients=1, rest_s=1.0):
+            await becomes(lambda: is_told(admin, "rollback:unverified"), "an alert")
+        events = record_of(admin).events
+    assert "verified" not in [event.what for event in events]
+    assert "went to a canary by the gateways' own files" in events[-1].why
 
 
 async def test_a_good_version_goes_through_the_steps_and_is_promoted(

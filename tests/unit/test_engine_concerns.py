@@ -86,6 +86,13 @@ def test_an_end_is_verified_or_it_is_critical() -> None:
     assert "unverified" in raised(release=done, unverified="stable still serves 1.0")
 
 
+def test_an_end_of_which_nothing_was_heard_is_told_and_is_no_verification() -> None:
+    found = raised(release={"status": ReleaseStatus.ROLLED_BACK}, unheard="Nothing was heard.")
+    assert not {"rollback:verified", "rollback:unverified"} & found.keys()
+    told = found["rollback:unheard"]
+    assert (told.severity, told.is_moment) == (Severity.INFO, True)
+
+
 def test_a_halted_release_says_which_webhook_said_no() -> None:
     said = WebhookCall(
         name="qa", occasion=Occasion.RAISE, weight=5_000, at=NOW, answer=Answer.NO, text="fridays"
