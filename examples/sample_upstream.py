@@ -79,6 +79,13 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer
         raise AttributeError(name)
 
+    def handle_one_request(self) -> None:
+        """A client may go away also before it asks."""
+        try:
+            super().handle_one_request()
+        except OSError:
+            self.close_connection = True
+
     def handle_expect_100(self) -> bool:
         """Ask for the body at once."""
         is_wanted = super().handle_expect_100()

@@ -1,6 +1,7 @@
 """Makes the JSON Schemas of policy and plan files from the protos and their comments.
 
-Usage: python protos/json_schema.py [OUT], run by generate.sh; OUT is docs/schema unless given.
+Usage: python protos/json_schema.py [OUT], run by generate.sh. Without OUT they are written to
+docs/schema, and to the data of canaryctl, which prints them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_tools import protoc
 
 HERE = Path(__file__).resolve().parent
+PUBLISHED = (
+    HERE.parent / "docs" / "schema",
+    HERE.parent / "decision-svc" / "canaryctl" / "data",
+)
 SOURCE = "canary/policy/v1/policy.proto"
 FILES = {"canary-policy": "Policy", "canary-plan": "Plan"}
 REQUIRED = {
@@ -86,6 +91,7 @@ def schema(root: Descriptor, comments: Comments) -> dict[str, Any]:
     top = definitions.pop(root.name)
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": f"urn:canary-release:schema:{root.name.lower()}",
         "title": f"Canary {root.name.lower()}",
         **top,
         "definitions": dict(sorted(definitions.items())),
@@ -147,4 +153,5 @@ def _words(enum: EnumDescriptor, comments: Comments) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "docs" / "schema")
+    for folder in [Path(sys.argv[1])] if len(sys.argv) > 1 else PUBLISHED:
+        main(folder)

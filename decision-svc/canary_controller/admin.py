@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from canary_engine.metric_snapshot import MetricSnapshot
-from canary_engine.model import Cohort, Policy
+from canary_engine.model import Cohort, Policy, Variant
 from canary_engine.outcomes import Outcomes
 from canary_engine.record import ReleaseRecord
 from canary_engine.step import Action
@@ -96,6 +96,19 @@ class Answered(NamedTuple):
     errors: int
 
 
+class Counted(NamedTuple):
+    """The requests of one version, variant and release, and how many of them failed.
+
+    What a gateway decided by its own file stands under the release ``BASELINE_ID``.
+    """
+
+    version: str
+    variant: Variant
+    release_id: str
+    requests: int
+    errors: int
+
+
 class Leases(Protocol):
     """Of all who ask, one may act. Raises AdminError."""
 
@@ -147,6 +160,6 @@ class Figures(Protocol):
         """What was reported, and what the gateways told, of the latest release."""
         ...
 
-    async def versions(self, service_key: str, window_s: int) -> Mapping[str, Answered]:
-        """How the requests of each version were answered, whatever release they belong to."""
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
+        """How the latest requests were answered, whatever release they belong to."""
         ...

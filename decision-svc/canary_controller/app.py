@@ -15,6 +15,7 @@ from canary_engine.model import Policy
 from canary_engine.record import ReleaseRecord
 from prometheus_client import start_http_server
 
+from canary_controller.closing import Reports
 from canary_controller.errors import BadSettings
 from canary_controller.judging import EngineJudge
 from canary_controller.lease import Lease
@@ -27,7 +28,7 @@ from canary_controller.mesh.settings import BadMeshFile, entries_in
 from canary_controller.metrics import Metrics
 from canary_controller.notify.notifier import Notifier
 from canary_controller.notify.settings import BadNotifyFile, NotifySettings, settings_in
-from canary_controller.reconcile import Outside, Reconciler, Reports
+from canary_controller.reconcile import Outside, Reconciler
 from canary_controller.reports import ReportFiles
 from canary_controller.rpc.client import Client, CredentialFiles
 from canary_controller.rpc.health import Health, serving_health

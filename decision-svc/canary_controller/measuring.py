@@ -7,7 +7,7 @@ found last is what the next looks go by.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,8 +16,8 @@ from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Cohort, Policy, Release, Variant
 from canary_engine.plan import Limit, Metric, Plan, Query
 
-from canary_controller.admin import Answered, Figures
-from canary_controller.ending import WINDOW_S
+from canary_controller.admin import Counted, Figures
+from canary_controller.ending import SETTLED, WINDOW_S
 from canary_controller.errors import AdminError
 from canary_controller.sources.source import Measured, MetricKey, Source, Target, Trouble
 
@@ -40,15 +40,16 @@ TOLD = frozenset(
 class Found:
     """What was measured of one release, when it was asked for ``at``.
 
-    ``reported`` is by cohort, ``queried`` by side, ``answered`` by version after the end; None for
-    what was not asked or did not come. ``trouble`` says why the service did not tell.
+    ``reported`` is by cohort, ``queried`` by side, ``counted`` all requests of the minute, once the
+    end has settled; None for what was not asked or did not come. ``trouble`` says why the service
+    did not tell.
     """
 
     release_id: str = ""
     at: datetime | None = None
     reported: Mapping[Cohort, MetricSnapshot] = field(default_factory=dict)
     queried: Measured = field(default_factory=Measured)
-    answered: Mapping[str, Answered] | None = None
+    counted: Sequence[Counted] | None = None
     trouble: str = ""
 
 
@@ -105,9 +106,9 @@ class Measuring:
             try:
                 if release.is_in_force:
                     found = await self._in_force(key, release, plan, stable_version, now)
-                else:
-                    answered = await self._figures.versions(key, WINDOW_S)
-                    found = Found(release_id=release.id, at=now, answered=answered)
+                elif _has_settled(release, now):
+                    counted = await self._figures.counted(key, WINDOW_S)
+                    found = Found(release_id=release.id, at=now, counted=counted)
             except AdminError as error:
                 found = Found(release_id=release.id, at=now, trouble=str(error))
             except Exception as error:  # else what was found before would be believed for ever
@@ -166,6 +167,11 @@ def _is_asked(release: Release, plan: Plan) -> bool:
     if not release.is_in_force:
         return True
     return bool(plan.queries) or _wants_reports(plan)
+
+
+def _has_settled(release: Release, now: datetime) -> bool:
+    """Whether a whole minute lies after its end: before that, the minute is of the release, too."""
+    return release.ended_at is not None and now - release.ended_at >= SETTLED
 
 
 def _wants_reports(plan: Plan) -> bool:

@@ -1,42 +1,30 @@
 """Brings every release to where its plan wants it: look, measure, judge, step; once a tick.
 
-Each release is one compare-and-set write a tick at most, with the revision that was looked at and
-the token of the lease. Losing the race is normal: the next tick looks again. What the write did is
-noted in the record after it, so a record may lack an event but never tells of one that was not.
+Each release is one compare-and-set write a tick at most (``writes``). Losing the race is normal:
+the next tick looks again.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol, TypeVar
 
 import structlog
-from canary_engine.model import Policy
-from canary_engine.record import Event, ReleaseRecord
-from canary_engine.step import Action, Do
 
-from canary_controller import evidence, looking, telling, watched
-from canary_controller.admin import FAR, Admin, Known, News, ReleaseNews, Write
-from canary_controller.closing import verified
-from canary_controller.ending import AT_MOST, End
-from canary_controller.errors import (
-    AdminError,
-    LostRace,
-    Refused,
-    Unknown,
-    Unreachable,
-    Unreadable,
-)
+from canary_controller import closing, looking, telling, watched
+from canary_controller.admin import FAR, Admin, Known, News, ReleaseNews
+from canary_controller.closing import Reports
+from canary_controller.each import Each
+from canary_controller.errors import Unknown, Unreadable
 from canary_controller.judging import Judge
 from canary_controller.measuring import Measuring
 from canary_controller.mesh.meshes import Meshes, NoMeshes
 from canary_controller.metrics import Metrics
 from canary_controller.slots import newest_complete
 from canary_controller.standing import Shown
-from canary_controller.watched import Refusal, Watched
+from canary_controller.watched import Watched
+from canary_controller.writes import Writes
 
 log = structlog.get_logger()
 
@@ -44,35 +32,6 @@ MOST_AT_ONCE = 32
 MOST_BEHIND = 20
 """So many releases catch up at a time on outcomes that are older than BEHIND_SLOTS."""
 BEHIND_SLOTS = 30
-DONE = {
-    Do.RAISE: "raised",
-    Do.WIDEN: "control-widened",
-    Do.PROMOTE: "promoted",
-    Do.PAUSE: "paused",
-    Do.HALT: "halted",
-    Do.ROLL_BACK: "rolled-back",
-    Do.ROLL_BACK_LATER: "rollback-due",
-}
-
-
-class Keyed(Protocol):
-    """Whatever is of one service key."""
-
-    @property
-    def service_key(self) -> str:
-        """Which one."""
-        ...
-
-
-Item = TypeVar("Item", bound=Keyed)
-
-
-class Reports(Protocol):
-    """Keeps what is left of a release when it is over."""
-
-    async def write(self, policy: Policy, record: ReleaseRecord) -> None:
-        """Write its report; a trouble is logged and keeps nothing from going on."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +57,10 @@ class Reconciler:
         self._token = 0
         self._now: datetime | None = None
         self._lease_told: datetime | None = None
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._writes = Writes(admin, metrics)
+        self._each = Each(MOST_AT_ONCE)
         self._succeeded: list[Watched] = []
         self._planless: list[Watched] = []
-        self._mistakes: list[Exception] = []
 
     async def tick(self, token: int, may_act: Callable[[], bool]) -> None:
         """Look at everything once.
@@ -128,9 +87,9 @@ class Reconciler:
         await self._each(succeeded, lambda w: self._leave(w, token, may_act, now))
         planless, self._planless = self._planless, []
         await self._each(planless, lambda w: self._hand_over(w, token, may_act, now))
-        await self._each(self._to_save(now), lambda w: self._save(w, token, may_act, now))
+        await self._each(self._to_save(now), lambda w: self._writes.save(w, token, may_act, now))
         self._talk(now)
-        self._own_up()
+        self._each.own_up()
 
     def lost_lease(self, other: str) -> None:
         """Another may act: nothing here is to be believed any more, nobody is to be asked."""
@@ -281,100 +240,35 @@ class Reconciler:
     async def _act(
         self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
     ) -> None:
-        """One write; what it did is seen at the next tick."""
-        action = w.action
-        if action is None or not may_act():
-            return
-        write = Write(
-            service_key=w.service_key, revision=w.policy.revision, action=action, token=token
-        )
-        try:
-            revision = await self._admin.write(write)
-        except LostRace:
-            self._metrics.wrote(action.do, "lost-race")
-        except Unreachable:
-            self._metrics.wrote(action.do, "unknown")
-        except Refused as refusal:
-            self._refuse(w, action, str(refusal), now)
-        else:
-            self._did(w, action, revision, now)
-
-    def _did(self, w: Watched, action: Action, revision: int, now: datetime) -> None:
-        self._metrics.wrote(action.do, "done")
-        self._revisions[w.service_key] = revision
-        w.note(Event(at=now, what=DONE[action.do], why=action.why, revision=revision))
-        log.info(
-            DONE[action.do],
-            service_key=w.service_key,
-            release=w.release.id,
-            revision=revision,
-            why=action.why,
-        )
-
-    def _refuse(self, w: Watched, action: Action, why: str, now: datetime) -> None:
-        self._metrics.wrote(action.do, "refused")
-        w.refusal = Refusal(do=action.do, at=now, why=f"{action.do} was refused: {why}")
-        w.record = replace(w.record, waits_for=w.refusal.why)
-        log.warning("a move was refused", service_key=w.service_key, do=action.do, why=why)
+        revision = await self._writes.act(w, token, may_act, now)
+        if revision is not None:
+            self._revisions[w.service_key] = revision
 
     def _ended(self) -> list[Watched]:
         return [w for w in self._up_to_date() if not w.release.is_in_force]
 
     async def _see_off(self, w: Watched, now: datetime) -> None:
-        """Verify the end, leave a report, and close the record once everybody has heard."""
         found = self._outside.measuring.found(w.service_key, w.release)
-        end, why = verified(w, found, now)
-        if end is not End.PENDING and not w.has_noted(end):
-            w.note(Event(at=now, what=end, why=why))
-            w.told_at = None
-            return
-        is_over = w.has_noted(End.VERIFIED) and not w.mesh.held and telling.is_all_told(w)
-        if is_over or now - (w.release.ended_at or now) > AT_MOST:
-            await self._outside.reports.write(w.policy, w.record)
-            w.record = replace(w.record, is_closed=True, waits_for="")
+        await closing.see_off(w, found, self._outside.reports, now)
 
     async def _leave(
         self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
     ) -> None:
-        """Report on a release that another has succeeded: nobody can verify its end any more."""
-        w.note(Event(at=now, what="succeeded", why="another was started"))
+        """Report on a release that another has succeeded, whose end nobody can verify any more."""
         telling.tell_all_over(w, self._outside.people, now)
-        w.record = replace(w.record, is_closed=True, waits_for="")
-        await self._outside.reports.write(w.policy, w.record)
-        await self._save(w, token, may_act, now)
+        await closing.leave(w, self._outside.reports, now)
+        await self._writes.save(w, token, may_act, now)
 
     async def _hand_over(
         self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
     ) -> None:
         """Leave a release whose plan was removed to people: nothing of it is watched any more."""
-        w.note(Event(at=now, what="plan-removed", why="people alone move it from here on"))
         telling.tell_all_over(w, self._outside.people, now)
-        w.record = replace(w.record, gates=(), waits_for="")
-        await self._save(w, token, may_act, now)
+        closing.hand_over(w, now)
+        await self._writes.save(w, token, may_act, now)
 
     def _to_save(self, now: datetime) -> list[Watched]:
         return [w for w in self._up_to_date() if w.is_to_save(now)]
-
-    async def _save(
-        self, w: Watched, token: int, may_act: Callable[[], bool], now: datetime
-    ) -> None:
-        if not may_act():
-            return
-        record = replace(
-            w.record,
-            written_at=now,
-            fence=token,
-            evidence=evidence.text(w.seen),
-            findings=w.findings(),
-        )
-        try:
-            await self._admin.put_record(record)
-        except AdminError as error:
-            self._metrics.noted("failed")
-            log.warning("a record was not written", service_key=w.service_key, error=str(error))
-        else:
-            self._metrics.noted("done")
-            w.saved = w.record = record
 
     def _talk(self, now: datetime) -> None:
         """Ask and tell whom there is to ask and tell."""
@@ -385,24 +279,3 @@ class Reconciler:
         self._outside.webhooks.ask(asked)
         watched = self._watched.values()
         self._metrics.releases([Shown(record=w.record, findings=w.findings) for w in watched])
-
-    async def _each(self, items: Iterable[Item], do: Callable[[Item], Awaitable[None]]) -> None:
-        """Do it for all, some at a time; what goes wrong with one keeps no other from it."""
-
-        async def one(item: Item) -> None:
-            async with self._places:
-                try:
-                    await do(item)
-                except (LostRace, Unreachable):
-                    pass  # the next tick looks again
-                except Exception as error:
-                    error.add_note(f"service key: {item.service_key}")
-                    self._mistakes.append(error)
-
-        await asyncio.gather(*map(one, items))
-
-    def _own_up(self) -> None:
-        """Raise what went wrong with single releases, now that all others were seen to."""
-        mistakes, self._mistakes = self._mistakes, []
-        if mistakes:
-            raise ExceptionGroup("not every release is seen to", mistakes)

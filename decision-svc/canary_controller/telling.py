@@ -18,6 +18,7 @@ from canary_engine.plan import Metric
 from canary_engine.record_size import newest_calls
 from canary_engine.webhooks import Question, noted
 
+from canary_controller.ending import End
 from canary_controller.looking import values
 from canary_controller.measuring import TOLD
 from canary_controller.notify.notifier import Told
@@ -33,7 +34,7 @@ LEASE_TOLD_AGAIN = timedelta(minutes=10)
 """No sooner are people told again of a lease that comes and goes."""
 SAME_HALT = timedelta(seconds=30)
 """A halt is noted as of when it was decided; the service halts it so long after at most."""
-VERIFIED, UNVERIFIED, HALTED = "verified", "unverified", "halted"
+HALTED = "halted"
 
 
 class Askable(Protocol):
@@ -79,6 +80,7 @@ def sight(w: Watched, now: datetime) -> Sight:
     """The release in the words of ``concerns``."""
     is_failing = w.judged.verdict is Verdict.FAIL and w.release.is_in_force
     wanted = is_failing and not w.plan.rollback.automatic
+    end = w.newest_noted(End)
     return Sight(
         policy=w.policy,
         plan=w.plan,
@@ -92,8 +94,9 @@ def sight(w: Watched, now: datetime) -> Sight:
         unanswered=w.unanswered,
         halted=_why_halted(w),
         rollback_wanted=w.judged.why if wanted else "",
-        verified=_why_of(w, VERIFIED),
-        unverified=_why_of(w, UNVERIFIED) if not w.has_noted(VERIFIED) else "",
+        verified=_why_of(w, End.VERIFIED),
+        unverified=end.why if end is not None and end.what == End.UNVERIFIED else "",
+        unheard=end.why if end is not None and end.what == End.UNHEARD else "",
         mesh=w.mesh,
         judged=w.judged.why if w.release.is_in_force else _why_ended(w),
         extra=w.judged.alarms if w.release.is_in_force else (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -150,6 +150,11 @@ class Watched:
     def has_noted(self, what: str) -> bool:
         """Whether that was done or seen before."""
         return any(event.what == what for event in self.record.events)
+
+    def newest_noted(self, what: Iterable[str]) -> Event | None:
+        """The newest event of these kinds; None if there is none."""
+        kinds = set(what)
+        return next((e for e in reversed(self.record.events) if e.what in kinds), None)
 
     def is_to_save(self, now: datetime) -> bool:
         """Whether the record is to be written: about once a minute, and when anything happens."""

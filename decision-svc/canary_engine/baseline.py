@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from canary_engine.model import Compatibility, Policy, VersionStatus
 
+BASELINE_ID = "baseline"
+"""The id of a baseline's release, which its outcomes are told under."""
+
 
 class InForce(NamedTuple):
     """The policy that rules and, for people, why."""
@@ -28,7 +31,7 @@ def in_force(service_key: str, stored: Policy | None, baseline: Policy | None) -
         return InForce(stored, False, f"release {release.id} is {state}")
     last = f"release {release.id} is {release.status}" if release else "no release was started"
     if baseline is None:
-        why = f"{last}, and the gateway declares no baseline"
+        why = f"{last}, and without a gateway's baseline everybody gets stable"
         return InForce(stored or Policy(service_key=service_key), False, why)
     stable = stored.version_with(VersionStatus.STABLE) if stored else None
     if stable is not None and baseline.version_named(stable.version) is None:

@@ -43,9 +43,9 @@ class Sight:
     ``missing`` says of each metric that the plan needs and nobody gives why, ``unanswered`` the
     same of what nothing waits for. ``halted`` is why the controller halted it, ``rollback_wanted``
     why the release should be rolled back where the plan leaves that to people; ``verified`` says
-    how its end was verified, ``unverified`` why it could not be; ``judged`` is the judge's reason
-    in words. ``mesh`` is how its mesh stands. ``extra`` is whatever else the controller knows, e.g.
-    a sample-ratio alarm.
+    how its end was verified, ``unverified`` why it could not be, ``unheard`` that nothing was heard
+    which could; ``judged`` is the judge's reason in words. ``mesh`` is how its mesh stands.
+    ``extra`` is whatever else the controller knows, e.g. a sample-ratio alarm.
     """
 
     policy: Policy
@@ -62,6 +62,7 @@ class Sight:
     rollback_wanted: str = ""
     verified: str = ""
     unverified: str = ""
+    unheard: str = ""
     judged: str = ""
     mesh: MeshSight = NO_MESH
     extra: tuple[Raised, ...] = ()
@@ -138,7 +139,7 @@ def _end(sight: Sight, release: Release) -> Iterator[Raised]:
                 key="abandoned",
                 severity=Severity.INFO,
                 title=f"the release of {version} was abandoned",
-                text="It ended without a verdict; everybody gets stable.",
+                text="It ended without a verdict; what the gateways' own files say rules again.",
                 is_moment=True,
             )
 
@@ -159,6 +160,14 @@ def _verification(sight: Sight) -> Iterator[Raised]:
             title="the end of the release could not be verified",
             text=sight.unverified,
         )
+    elif sight.unheard:
+        yield Raised(
+            key=f"{ABOUT_ROLLBACK}:unheard",
+            severity=Severity.INFO,
+            title="nothing was heard since the release was rolled back",
+            text=sight.unheard,
+            is_moment=True,
+        )
 
 
 def _is_rolled_back(sight: Sight) -> bool:
@@ -175,7 +184,8 @@ def _state(release: Release, sight: Sight) -> Iterator[Raised]:
             severity=Severity.CRITICAL,
             title=f"the release of {release.version} is halted",
             text=f"Everybody gets stable. {why}It waits for a person: canaryctl "
-            f"release resume {service}, or canaryctl release rollback {service}.",
+            f"release resume {service}, or, once canaryctl baselines {service} shows no gateway "
+            f"that would give somebody the version, canaryctl release rollback {service}.",
         )
     elif release.status is ReleaseStatus.PAUSED:
         yield Raised(
@@ -200,13 +210,14 @@ def _due_rollback(release: Release, sight: Sight) -> Iterator[Raised]:
 
 
 def _wanted_rollback(sight: Sight) -> Iterator[Raised]:
+    service = sight.policy.service_key
     if sight.rollback_wanted:
         yield Raised(
             key=f"{ABOUT_ROLLBACK}:wanted",
             severity=Severity.CRITICAL,
             title="the release should be rolled back, and the plan leaves that to a person",
-            text=f"{_sentence(sight.rollback_wanted)} canaryctl release rollback "
-            f"{sight.policy.service_key} does it.",
+            text=f"{_sentence(sight.rollback_wanted)} canaryctl halt {service} gives everybody "
+            f"stable at once, canaryctl release rollback {service} ends it.",
         )
 
 

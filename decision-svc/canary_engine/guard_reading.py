@@ -27,7 +27,10 @@ def read_guards(node: Node | None) -> Guards:
     part = node.node("approvals")
     if part is not None:
         rules = ApprovalRules(
-            start=part.yes("start"), promote=part.yes("promote"), above=part.share("above")
+            start=part.yes("start"),
+            promote=part.yes("promote"),
+            above=part.share("above"),
+            widen=part.yes("widen"),
         )
         part.finish()
     found = Guards(approvals=rules, freezes=tuple(map(read_freeze, node.nodes("freezes"))))

@@ -77,6 +77,12 @@ class ApprovedMove(StrEnum):
     START = "start"
     RAISE = "raise"
     PROMOTE = "promote"
+    WIDEN = "widen"
+
+    @property
+    def has_share(self) -> bool:
+        """Whether it is of a share of the draw."""
+        return self in (ApprovedMove.START, ApprovedMove.RAISE)
 
 
 class Cohort(StrEnum):
@@ -278,6 +284,7 @@ class ApprovalRules:
     start: bool = False
     promote: bool = False
     above: int | None = None
+    widen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,18 +198,13 @@ def _next(case: _Case) -> Action:
 
 
 def _look_on(case: _Case) -> Action:
-    """Nothing can be said yet, which keeps nobody from getting the first users.
-
-    What is bad already does.
-    """
-    if case.release.share:
+    """Nothing can be said yet: that keeps nobody from the first users, a broken limit does."""
+    if case.release.share or case.look.broken:
         return _stay(case, Because.INCONCLUSIVE, case.look.why or "more must be seen")
     first = case.plan.steps[0]
     if not case.is_fresh and case.watched_s < first.hold_s:
         # Somebody took its traffic away, or resumed it: they get the time of a step.
         return _stay(case, Because.HOLDING, f"it stays at 0 % until {case.end_of(first)}")
-    if case.look.broken:
-        return _stay(case, Because.INCONCLUSIVE, case.look.broken)
     return _next(case)
 
 

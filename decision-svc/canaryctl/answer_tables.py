@@ -111,7 +111,7 @@ def history(changes: Iterable[admin_pb2.ChangeRecord]) -> str:
     return section("history", headings, rows)
 
 
-def exposure(answer: admin_pb2.GetExposureResponse) -> Iterator[str]:
+def exposure(answer: admin_pb2.GetExposureResponse, *, with_users: bool) -> Iterator[str]:
     """How many users each variant of a release has served, and which, if that is told."""
     variants = policy_pb2.Variant.DESCRIPTOR
     rows = [(word(variants, e.variant), f"{e.users:,}") for e in answer.exposures]
@@ -119,6 +119,11 @@ def exposure(answer: admin_pb2.GetExposureResponse) -> Iterator[str]:
     for found in answer.exposures:
         if found.hashed_users:
             yield "\n".join([word(variants, found.variant), *found.hashed_users])
+        elif with_users and found.users:
+            yield (
+                f"{word(variants, found.variant)}: it is not kept which users these were; decision "
+                "services that are started with --keep-exposed-users keep it from then on"
+            )
 
 
 def profile(found: policy_pb2.Profile) -> str:

@@ -43,6 +43,8 @@ class Chain:
     entries: int = 0
     head: str = ""
     revision: int = 0
+    first_revision: int = 0
+    """The one that the chain begins with: more than 1 where what was before is not in it."""
     is_found: bool = False
 
     def add(self, entry: Entry) -> None:
@@ -53,14 +55,21 @@ class Chain:
         said = entry.said
         self.service_key = said.get("service_key", "")
         self.revision = said.get("revision", self.revision)
+        self.first_revision = self.first_revision or self.revision
         self.entries, self.head = place, entry.hash
         self.is_found = self.is_found or entry.hash == self.noted
 
     def end(self, stored_revision: int = 0) -> None:
         """Verify that nothing is missing at the end. Raises Broken.
 
-        ``stored_revision`` is that of the policy as it was before the entries were listed.
+        ``stored_revision`` is that of the policy or of its history, whichever is newer, as it was
+        before the entries were listed.
         """
+        if stored_revision and not self.entries:
+            raise Broken(
+                f"entry 1 is missing, and all others: revision {stored_revision} was made, and "
+                "the trail has no entry: it was removed"
+            )
         if self.noted and not self.is_found:
             raise Broken(
                 f"no entry has the hash {self.noted}: the newest entries were removed, or the "

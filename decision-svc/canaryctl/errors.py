@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import click
@@ -58,7 +59,30 @@ NEXT_FOR_USERS = {
     "deadline-exceeded": "allow more with --timeout; a write may have been made all the same: "
     "see canaryctl profile get {user}",
 }
+NEXT_FOR_AN_UNKNOWN_SERVICE = "check the service key: canaryctl status lists those there are"
 NEXT_OTHERWISE = "look at the decision service's log at {address}, and repeat"
+
+
+# What the service calls a field is an option here.
+OPTIONS = {
+    "actor": "--actor",
+    "cidr": "--cidr",
+    "delay_s": "--delay",
+    "despite_incompatible": "--despite-incompatible",
+    "despite_rollback": "--despite-rollback",
+    "idempotency_key": "--idempotency-key",
+    "limit": "--limit",
+    "position": "--position",
+    "reason": "--reason",
+    "release_id": "--release",
+    "salt": "--salt",
+    "valid_s": "--valid",
+    "window_s": "--window",
+}
+OPTIONS_BY_REQUEST = {"SetShadowRequest": {"valid_s": "--for"}}
+_FIELD = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})(?=: |\))")
+_UNKNOWN_SERVICE = ("there is no policy of", "has no policy", "nobody declares")
+_NEGATIVE = re.compile(r"-\d")
 
 
 class Trouble(Exception):  # noqa: N818 - it is what happened
@@ -93,7 +117,20 @@ def refusal(error: grpc.RpcError, request: Any, address: str) -> Refusal:
     """What a failed call says, with the step that its status and request suggest."""
     code = error.code().name.lower().replace("_", "-")
     message = error.details() or f"the call ended as {code}"
-    return Refusal(code, message, _next_step(code, request, address))
+    if code == "not-found" and _is_about_the_service(message):
+        return Refusal(code, message, NEXT_FOR_AN_UNKNOWN_SERVICE)
+    return Refusal(code, _with_options(message, request), _next_step(code, request, address))
+
+
+def _is_about_the_service(message: str) -> bool:
+    return any(words in message for words in _UNKNOWN_SERVICE)
+
+
+def _with_options(message: str, request: Any) -> str:
+    """The message with the options of the command line in place of the fields."""
+    kind = getattr(getattr(request, "DESCRIPTOR", None), "name", "")
+    options = OPTIONS | OPTIONS_BY_REQUEST.get(kind, {})
+    return _FIELD.sub(lambda found: options[found[1]], message)
 
 
 def _next_step(code: str, request: Any, address: str) -> str:
@@ -114,7 +151,10 @@ def usage(error: click.ClickException) -> Trouble:
     """A mistake on the command line, as click found it."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "canaryctl"
-    return Trouble("usage", error.format_message(), f"see {path} --help")
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and _NEGATIVE.match(error.option_name):
+        message = "a number below 0 is no value here: give 0 or more, a percentage from 0 to 100"
+    return Trouble("usage", message, f"see {path} --help")
 
 
 def as_text(trouble: Trouble) -> str:

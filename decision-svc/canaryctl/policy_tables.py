@@ -29,6 +29,7 @@ VERSION_HEADINGS = (
     "version", "status", "build", "commit", "built", "released", "rolled back", "backend",
 )  # fmt: skip
 SEGMENT_HEADINGS = ("name", "members get", "share", "listed", "criteria")
+MOVES_OF_A_SHARE = (policy_pb2.APPROVED_MOVE_START, policy_pb2.APPROVED_MOVE_RAISE)
 FLAG_HEADINGS = ("name", "on", "share", "users", "segments")
 
 
@@ -57,6 +58,12 @@ def _version(v: policy_pb2.Version) -> tuple[str, ...]:
         moment(v.rollback_date),
         backend(v.backend),
     )
+
+
+def version(found: policy_pb2.Version) -> str:
+    """All of one version, one field a line."""
+    row = dict(zip(VERSION_HEADINGS, _version(found), strict=True))
+    return pairs({**row, "commit": found.git_commit}.items())
 
 
 def release_status(release: policy_pb2.Release) -> str:
@@ -256,7 +263,11 @@ def guards(policy: policy_pb2.Policy) -> str:
     needs = policy.guards.approvals
     moves = [
         move
-        for move, is_needed in (("start", needs.start), ("promote", needs.promote))
+        for move, is_needed in (
+            ("start", needs.start),
+            ("promote", needs.promote),
+            ("widen", needs.widen),
+        )
         if is_needed
     ]
     if needs.HasField("above"):
@@ -276,12 +287,11 @@ def approvals(policy: policy_pb2.Policy) -> str:
 
 
 def _approval(a: policy_pb2.Approval) -> tuple[str, ...]:
-    is_promotion = a.move == policy_pb2.APPROVED_MOVE_PROMOTE
     return (
         a.id,
         word(policy_pb2.ApprovedMove.DESCRIPTOR, a.move),
         a.version,
-        NOTHING if is_promotion else percent(a.percentage),
+        percent(a.percentage) if a.move in MOVES_OF_A_SHARE else NOTHING,
         a.by,
         moment(a.at),
         moment(a.expires_at),
@@ -334,7 +344,6 @@ def decides_by(policy: policy_pb2.Policy) -> str:
 def unused(a: policy_pb2.Approval) -> str:
     """A consent that nobody has used yet, in one line."""
     move = word(policy_pb2.ApprovedMove.DESCRIPTOR, a.move)
-    is_promotion = a.move == policy_pb2.APPROVED_MOVE_PROMOTE
-    limit = "" if is_promotion else f" up to {percent(a.percentage)}"
+    limit = f" up to {percent(a.percentage)}" if a.move in MOVES_OF_A_SHARE else ""
     until = f"unused, until {moment(a.expires_at)}"
     return f"approval {a.id} by {a.by} to {move} {a.version}{limit}: {until}"

@@ -12,10 +12,10 @@ import grpc
 from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import render
+from canaryctl import render, written
 from canaryctl.client import Answer, Client, Request
 from canaryctl.credentials import Credentials
-from canaryctl.errors import Misuse
+from canaryctl.errors import NEXT_FOR_AN_UNKNOWN_SERVICE, Misuse, Refusal
 
 DEFAULT_ADDRESS = "127.0.0.1:9091"
 
@@ -45,6 +45,8 @@ class Session:
     tls_key: str = ""
     _client: Client | None = None
     _writes: int = 0
+    _read: dict[str, int | None] = field(default_factory=dict)
+    """The revisions before the first write of this command, by service key."""
 
     @property
     def client(self) -> Client:
@@ -93,20 +95,40 @@ class Session:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request
     ) -> Answer:
         """The service's answer. Raises Refusal."""
-        self._name(request)
-        return self.client.call(method, request)
+        if not is_write(request):
+            return self.client.call(method, request)
+        service_key = self._begin(request)
+        try:
+            return self.client.call(method, request)
+        except Refusal as refusal:
+            if refusal.code != "not-found" or self._read.get(service_key) != 0:
+                raise
+            raise Refusal(refusal.code, refusal.message, NEXT_FOR_AN_UNKNOWN_SERVICE) from refusal
 
-    def _name(self, request: Any) -> None:
-        """Give a write its idempotency key; the second write of one command is KEY/2."""
-        if self.idempotency_key and hasattr(request, "change") and request.HasField("change"):
-            self._writes += 1
+    def _begin(self, request: Any) -> str:
+        """Look at what there is, and give a write its idempotency key: the second is KEY/2.
+
+        Returns the service key.
+        """
+        key: str = request.change.service_key
+        if key not in self._read and key:
+            self._read[key] = written.newest(self.client, key)
+        self._writes += 1
+        if self.idempotency_key:
             place = f"/{self._writes}" if self._writes > 1 else ""
             request.change.idempotency_key = self.idempotency_key + place
+        return key
 
     def policy(self, service: str, revision: int = 0) -> policy_pb2.Policy:
         """The stored policy, at ``revision`` or the current one."""
         request = admin_pb2.GetPolicyRequest(service_key=service, revision=revision)
         return self.call(self.admin.GetPolicy, request).policy
+
+    def check_known(self, service: str) -> None:
+        """Raise Refusal unless it has a policy, or a gateway in contact declares it."""
+        self.call(
+            self.admin.ListChanges, admin_pb2.ListChangesRequest(service_key=service, limit=1)
+        )
 
     def show(self, document: Any, page: Callable[[], Iterable[str]]) -> None:
         """Answer a read: ``document`` for scripts, the blocks of ``page`` for people."""
@@ -115,15 +137,51 @@ class Session:
         else:
             click.echo("\n\n".join(block.rstrip("\n") for block in page()))
 
-    def tell_written(self, answer: Revised, change: admin_pb2.Change, said: str) -> None:
-        """Answer a write: the new revision, and what was done."""
-        document = {"service_key": change.service_key, "revision": answer.revision}
-        self.show(
-            document,
-            lambda: [f"{render.cell(said)} ({change.service_key}, revision {answer.revision})"],
+    def tell_written(
+        self,
+        answer: Revised,
+        change: admin_pb2.Change,
+        said: str,
+        warning: str = "",
+        **more: Any,
+    ) -> None:
+        """Answer a write: the new revision, what was done, and who else did something just now.
+
+        ``warning`` is what to mind now, ``more`` what a script is told besides.
+        """
+        did = self.did(answer, change)
+        document = {"service_key": change.service_key, "revision": answer.revision, **more}
+        if warning:
+            document["warning"] = warning
+        text = render.cell(said if did.is_made else "nothing changed")
+        head = f"{text} ({change.service_key}, revision {answer.revision})"
+        page = [
+            "\n".join([head, *written.lines(did)]),
+            *([render.cell(warning)] if warning else []),
+        ]
+        self.show({**document, **written.documents(did)}, lambda: page)
+
+    def did(
+        self, answer: Revised, change: admin_pb2.Change, *, is_alone: bool = True
+    ) -> written.Told:
+        """What a write did, as far as the service says it."""
+        write = written.Write(
+            service_key=change.service_key,
+            reason=change.reason,
+            revision=answer.revision,
+            read=self._read.get(change.service_key),
+            is_alone=is_alone and self._writes == 1,
+            is_named=bool(self.idempotency_key),
         )
+        return written.told(self.client, write)
 
     def close(self) -> None:
         """Hang up, if ever connected."""
         if self._client is not None:
             self._client.close()
+
+
+def is_write(request: Any) -> bool:
+    """Whether a request changes the policy of a service key."""
+    has_change = hasattr(request, "change") and request.HasField("change")
+    return has_change and not getattr(request, "dry_run", False)

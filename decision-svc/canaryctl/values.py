@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 import click
@@ -106,6 +107,19 @@ class Duration(click.ParamType[int]):
         return int(number) * unit
 
 
+class Address(click.ParamType[str]):
+    """An IPv4 or IPv6 address; "" for none."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        try:
+            return str(ip_address(text)) if text else ""
+        except ValueError:
+            self.fail(f"{text!r} is no address; write e.g. 203.0.113.7 or 2001:db8::7", param, ctx)
+
+
 EXPECTED_REVISION = click.IntRange(0, 2**63 - 1)
 REVISION = click.IntRange(1, 2**63 - 1)
 POSITION = click.IntRange(0, 2**32 - 1)
@@ -114,6 +128,7 @@ PERCENTAGE = Percentage()
 MOMENT = Moment()
 SECONDS = Seconds()
 DURATION = Duration()
+ADDRESS = Address()
 HEADER = Named(":")
 SETTING = Named("=")
 

@@ -126,7 +126,8 @@ def summary(found: Sequence[diff.Difference]) -> str:
     for difference in found:
         field = difference.path.partition("[")[0].partition(".")[0].partition(" ")[0]
         counts[field] = counts.get(field, 0) + 1
-    return "apply a file: " + ", ".join(f"{count} in {field}" for field, count in counts.items())
+    listed = ", ".join(f"{count} in {field}" for field, count in counts.items())
+    return f"apply a file: {listed or 'nothing in it differs'}"
 
 
 def _wanted_release(part: Any, has: Collection[str]) -> WantedRelease:
@@ -201,9 +202,10 @@ def _merged(field: str, key: str, old: list[Document], file: Wanted) -> list[Doc
 def _version(old: Document | None, given: Document, has_stable: bool) -> Document:
     """The version with what the file says of its build, and the life it has."""
     build = {name: value for name, value in given.items() if name not in _LIFE}
+    if given.get("status") == "stable" and not has_stable and "status" not in (old or {}):
+        build["status"] = "stable"
     if old is None:
-        is_first = given.get("status") == "stable" and not has_stable
-        return {**build, "status": "stable"} if is_first else build
+        return build
     for name in _OF_THE_BUILD:
         if name in build and old.get(name) not in (None, build[name]):
             raise BadRequest(

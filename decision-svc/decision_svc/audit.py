@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from canary_engine import parse, reads
 from canary_engine.diff import Difference, differences
-from canary_engine.model import Policy, Source
+from canary_engine.model import Policy, Rule, Source
+from canary_engine.pseudonyms import Hash, address_of_one, hashing, is_personal, is_plain_name
 
 from decision_svc.access import caller
 from decision_svc.store.protocol import (
@@ -43,7 +44,6 @@ MAX_VALUE = 8_192
 MAX_VALUES = 262_144
 MAX_TRIES = 50
 
-Hash = Callable[[str], str]
 Fields = dict[str, Any]
 
 
@@ -168,18 +168,6 @@ def _without_same_plan(before: Policy, after: Policy) -> tuple[Policy, Policy]:
     return replace(before, plan=None), replace(after, plan=None)
 
 
-def hashing(salt: str) -> Hash:
-    """What ids are hashed by: the same id gives the same mark under the same salt."""
-    start = sha256(salt.encode() + b"\0")
-
-    def hash_(text: str) -> str:
-        found = start.copy()
-        found.update(text.encode("utf-8", "surrogatepass"))
-        return f"#{found.hexdigest()[:16]}"
-
-    return hash_
-
-
 def salt_of(tail: Tail) -> str:
     """The salt that the chain's first link carries; "" if there is none, or nobody can read it."""
     return "" if tail.first is None else _salt_in(tail.first.entry)
@@ -200,7 +188,8 @@ def masked(policy: Policy, hash_: Hash) -> Document:
     """The policy's document with the ids of people hashed, wherever they may be.
 
     Besides users those are the values that a request is hashed by, so consumers too unless
-    the policy looks elsewhere for hash keys.
+    the policy looks elsewhere for hash keys; addresses of one household; and values of headers,
+    cookies and attributes whose names do not say that they are of a kind of people.
     """
     document = parse.document(policy)
     if policy.shadow is not None:
@@ -211,16 +200,17 @@ def masked(policy: Policy, hash_: Hash) -> Document:
         document["plan"] = _without_secrets(plan, hash_)
     if whitelist := document.get("whitelist"):
         kinds = ["users"] + ["consumers"] * ((Source.CONSUMER, "") in people)
-        document["whitelist"] = _hashed(whitelist, kinds, hash_)
+        hidden = _hashed(whitelist, kinds, hash_)
+        document["whitelist"] = _hashed(hidden, ["ips"], _of_household(hash_))
     if flags := document.get("flags"):
         document["flags"] = [_hashed(flag, ["users"], hash_) for flag in flags]
     if rules := document.get("rules"):
         document["rules"] = [
-            _hashed(written, ["exact", "one_of", "pattern", "cidrs"], hash_)
-            if (rule.source, rule.key) in people
-            else written
+            _rule(rule, written, hash_, is_hidden=is_personal(rule, people, policy.identity))
             for rule, written in zip(policy.rules, rules, strict=True)
         ]
+    if segments := document.get("segments"):
+        document["segments"] = [_segment(segment, hash_) for segment in segments]
     return document
 
 
@@ -290,6 +280,31 @@ def _hashed(table: Mapping[str, Any], names: Iterable[str], hash_: Hash) -> Fiel
         if value is not None:
             result[name] = hash_(value) if isinstance(value, str) else list(map(hash_, value))
     return result
+
+
+def _rule(rule: Rule, written: Fields, hash_: Hash, *, is_hidden: bool) -> Fields:
+    if is_hidden:
+        return _hashed(written, ["exact", "one_of", "pattern", "cidrs"], hash_)
+    if rule.source is not Source.IP:
+        return written
+    hidden = _hashed(written, ["pattern"], hash_)
+    return _hashed(hidden, ["exact", "one_of", "cidrs"], _of_household(hash_))
+
+
+def _of_household(hash_: Hash) -> Hash:
+    """Hashes addresses of one household, and leaves wider networks as they are."""
+    return lambda text: hash_(one) if (one := address_of_one(text)) else text
+
+
+def _segment(segment: Mapping[str, Any], hash_: Hash) -> Mapping[str, Any]:
+    criteria = segment.get("criteria") or {}
+    if not (custom := criteria.get("custom")):
+        return segment
+    told = {
+        name: value if is_plain_name(name) and "@" not in value else hash_(value)
+        for name, value in custom.items()
+    }
+    return {**segment, "criteria": {**criteria, "custom": told}}
 
 
 def _without_secrets(value: Any, hash_: Hash) -> Any:

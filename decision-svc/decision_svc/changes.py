@@ -27,7 +27,7 @@ _LIFE = {"status": None, "release_date": None, "rollback_date": None}
 
 
 def register_version(version: Mapping[str, Any]) -> Edit:
-    """Add a version; registering the same one again changes nothing."""
+    """Add a version; registering the same one again changes nothing, but for a first stable one."""
 
     def edit(policy: Document) -> Document:
         if version.get("status") == "canary":
@@ -40,11 +40,33 @@ def register_version(version: Mapping[str, Any]) -> Edit:
                     f"version {version.get('version')!r} is registered with another build: "
                     "remove it first, or give the new build another name"
                 )
-            return policy
+            return _with_status(policy, old, version.get("status"))
         versions.append(dict(version))
         return policy
 
     return edit
+
+
+def _with_status(policy: Document, version: Document, wanted: str | None) -> Document:
+    """A version that there was with the status that is wanted of it, as far as that may be said."""
+    has, name, key = version.get("status"), version["version"], policy["service_key"]
+    if wanted in (None, has):
+        return policy
+    if wanted != "stable":
+        raise RefusedMove(
+            f"version {name!r} is registered already, and is not {wanted}: "
+            f"canaryctl version deprecate {key} {name}"
+        )
+    stable = _find(policy["versions"], "status", "stable")
+    if stable is not None or has is not None:
+        ruling = f"{stable['version']!r} is stable" if stable else f"it is {has}"
+        start = "" if has == "canary" else f"canaryctl release start {key} {name}, then "
+        raise RefusedMove(
+            f"version {name!r} is registered already, and {ruling}: a release makes it stable: "
+            f"{start}canaryctl release promote {key}"
+        )
+    version["status"] = "stable"
+    return policy
 
 
 def deprecate_version(name: str) -> Edit:

@@ -38,6 +38,13 @@ class Documents:
         self.keep(found)
         return found
 
+    def of(self, policy: Policy) -> Written:
+        """A policy that holds together, with its document."""
+        last = self._last.get(policy.service_key)
+        if last is not None and last.policy is policy:
+            return last
+        return Written(policy, parse.document(policy))
+
     def keep(self, written: Written) -> None:
         """Remember it as the last of its service key."""
         service_key = written.policy.service_key

@@ -10,7 +10,7 @@ from hashlib import sha256
 import structlog
 from canary_engine import guards, parse, release
 from canary_engine.errors import RefusedMove
-from canary_engine.guards import Despite
+from canary_engine.guards import Despite, Members
 from canary_engine.model import Approval, ApprovedMove, Policy, Strategy
 from canary_engine.release import Move
 from canary_engine.written import Written
@@ -78,6 +78,20 @@ class Who:
             raise BadRequest(*complaints)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Newest:
+    """What an edit starts from; ``stored`` is the store's revision, 0 for none."""
+
+    written: Written
+    tail: Tail
+    stored: int
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the store has no policy any more, and memory's goes on."""
+        return self.stored != self.written.policy.revision
+
+
 class Editor:
     """Makes revisions. The clock gives UTC; ``new_id`` a short random name."""
 
@@ -109,6 +123,9 @@ class Editor:
         lost race is run again on the new revision, for the edit may still apply. ``despite``
         holds what speaks against a start and is overruled. Raises RefusedMove if a guard
         stands in the way.
+
+        A policy that rules here and is gone from the store goes on from here: it is written
+        with the edit, and also if that changes nothing.
         """
         who.check()
         for attempt in range(MAX_TRIES):
@@ -122,7 +139,8 @@ class Editor:
                 if done is not None:
                     return done
                 if expected is not None or attempt == MAX_TRIES - 1:
-                    raise await self._told(lost) from None
+                    seen = lost.expected if expected is None else expected
+                    raise await self._told(LostRace(service_key, seen, lost.current)) from None
         raise AssertionError("the last try returns or raises")
 
     async def _try(
@@ -136,34 +154,44 @@ class Editor:
         despite: frozenset[Despite],
     ) -> int:
         # First what there is, then whether this was done: so nobody can do it in between.
-        newest, tail = await self._newest(service_key)
-        before = newest.policy
+        newest = await self._newest(service_key)
+        before = newest.written.policy
         done = await self._done_before(service_key, who)
         if done is not None:
             return done
         if expected is not None and expected != before.revision:
             raise LostRace(service_key, expected, before.revision)
-        after = _fenced(before, _edited(newest, edit), who.fence)
+        after = _fenced(before, _edited(newest.written, edit), who.fence)
         # An edit of segments renews the memberships, whether or not it changes any.
-        if after == replace(before, membership_epoch=after.membership_epoch) and not members:
+        is_same = after == replace(before, membership_epoch=after.membership_epoch)
+        if is_same and not members and not newest.is_lost:
             return before.revision
         # The one place where guards are asked, whatever call the edit comes from.
         guarding.check(before, after)
-        after = guards.passed(before, after, actor=who.actor, now=self._clock(), despite=despite)
-        return await self._save(newest, after, tail, who, summary, members)
+        after = guards.passed(
+            before,
+            after,
+            actor=who.actor,
+            now=self._clock(),
+            despite=despite,
+            members=_members(members),
+        )
+        if newest.is_lost:
+            summary = f"{summary[:MAX_TOLD_TEXT]}; the store had lost revision {before.revision}"
+        return await self._save(newest, after, who, summary, members)
 
     async def _save(
         self,
-        newest: Written,
+        newest: _Newest,
         policy: Policy,
-        tail: Tail,
         who: Who,
         summary: str,
         members: Sequence[MemberEdit],
     ) -> int:
-        before, revision = newest.policy, newest.policy.revision + 1
+        before = newest.written.policy
+        revision = before.revision + 1
         policy = replace(policy, revision=revision)
-        document = newest.write(policy)
+        document = newest.written.write(policy)
         record = ChangeRecord(
             revision=revision,
             actor=who.actor,
@@ -174,8 +202,8 @@ class Editor:
             digest=who.digest if who.key else "",
         )
         hash_ = sha256(await in_pieces(document, parse.canonical)).hexdigest()
-        link = revision_link(tail, record, before, policy, hash_, members, self._new_salt)
-        await self._write(policy.service_key, document, record, members, link)
+        link = revision_link(newest.tail, record, before, policy, hash_, members, self._new_salt)
+        await self._write(policy.service_key, document, record, members, link, newest.stored)
         # This replica need not wait for its own announcement.
         self._snapshot.documents.keep(Written(policy, document))
         self._snapshot.put(policy)
@@ -206,9 +234,14 @@ class Editor:
             words.append("and more before")
         return LostRace(lost.service_key, lost.expected, lost.current, "; ".join(words))
 
-    async def _newest(self, service_key: str) -> tuple[Written, Tail]:
+    async def _newest(self, service_key: str) -> _Newest:
+        # Memory first: a policy that comes while the store is asked is not lost.
+        held = self._snapshot.get(service_key)
         stored, tail = await self._store.newest(service_key)
-        return self._snapshot.documents.read(service_key, stored), tail
+        if stored is None and held is not None:
+            return _Newest(written=self._snapshot.documents.of(held), tail=tail, stored=0)
+        written = self._snapshot.documents.read(service_key, stored)
+        return _Newest(written=written, tail=tail, stored=written.policy.revision)
 
     async def _done_before(self, service_key: str, who: Who) -> int | None:
         """The revision that this very request made; None if it made none, or has no name.
@@ -237,13 +270,14 @@ class Editor:
         record: ChangeRecord,
         members: Sequence[MemberEdit],
         link: Link,
+        current: int,
     ) -> None:
         try:
-            await self._store.save(service_key, document, record, members, link)
+            await self._store.save(service_key, document, record, members, link, current)
         except StoreUnavailable:
             # It may have been done and the answer lost; a repeat cannot apply twice.
             try:
-                await self._store.save(service_key, document, record, members, link)
+                await self._store.save(service_key, document, record, members, link, current)
             except LostRace:
                 if not await was_saved(self._store, service_key, record):
                     raise
@@ -355,6 +389,14 @@ def _fenced(before: Policy, after: Policy, fence: int) -> Policy:
             "take the lease anew"
         )
     return replace(after, release=replace(after.release, fence=fence))
+
+
+def _members(edits: Sequence[MemberEdit]) -> Members:
+    """The segments whose members change; those that are dropped are gone from the policy, too."""
+    return Members(
+        joined=frozenset(edit.segment for edit in edits if edit.add),
+        left=frozenset(edit.segment for edit in edits if edit.remove),
+    )
 
 
 def _edited(newest: Written, edit: Edit) -> Policy:

@@ -77,6 +77,8 @@ class Halting:
         return Halted(service_key=service_key, revision=revision)
 
     async def _is_in_force(self, service_key: str) -> bool:
+        held = self._snapshot.get(service_key)
         stored = await self._store.load(service_key)
-        policy: Policy | None = None if stored is None else stored_policy(service_key, stored)
+        # What is gone from the store goes on ruling from memory, so it is halted there.
+        policy: Policy | None = held if stored is None else stored_policy(service_key, stored)
         return policy is not None and policy.release is not None and policy.release.is_in_force

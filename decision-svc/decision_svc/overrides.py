@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import jwt
 from canary_engine import override
@@ -18,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from decision_svc.changes import Document, Edit
-from decision_svc.errors import BadRequest, BadSettings, NotFound, OverrideRefused
+from decision_svc.errors import AlreadyExists, BadRequest, BadSettings, NotFound, OverrideRefused
+from decision_svc.store.protocol import Link
 
 EVERY = "*"
 """In place of an id: all tokens there are."""
@@ -35,6 +39,48 @@ class Signed:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What is known before an override is signed: "" and None for what is chosen then."""
+
+    id: str = ""
+    expires_at: datetime | None = None
+
+
+def id_of(service_key: str, key: str) -> str:
+    """The id of the override that a request with that idempotency key makes; "" without one."""
+    digest = sha256(f"{service_key}\0{key}".encode()).hexdigest()
+    return f"o-{digest[:16]}" if key else ""
+
+
+def expiry_told(links: Iterable[Link], id_: str, request: str) -> datetime | None:
+    """When the override of that id expires, by the audit links of its making; None: not made.
+
+    ``request`` is the mark of what was asked for. Raises AlreadyExists if something else was.
+    """
+    for link in links:
+        if id_ not in link.entry:
+            continue
+        told = _fields(link).get("override")
+        if not isinstance(told, dict) or told.get("id") != id_:
+            continue
+        if told.get("request") != request:
+            raise AlreadyExists(
+                f"idempotency_key: it was given to another override, {id_}: give every "
+                "override a key of its own"
+            )
+        return _moment(told["expires_at"])
+    return None
+
+
+def _fields(link: Link) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(link.entry)
+    except (ValueError, RecursionError):
+        return {}  # Somebody edited it, which is for verification to say.
+    return fields if isinstance(fields, dict) else {}
+
+
 class Signer:
     """Signs tokens with one private key. The clock gives UTC; ``new_id`` 16 hexadecimal digits."""
 
@@ -45,11 +91,17 @@ class Signer:
         self.public_key = b64encode(key.public_key().public_bytes_raw()).decode()
 
     def sign(
-        self, service_key: str, variant: Variant, valid_s: int, user: str, cidr: str
+        self, service_key: str, variant: Variant, valid_s: int, user: str, cidr: str, as_: Named
     ) -> Signed:
-        """A token that forces ``variant``. Raises BadRequest."""
+        """A token that forces ``variant``: the same one for the same wish and name.
+
+        Raises BadRequest.
+        """
         _check_wish(valid_s, user)
-        id_, expires_s = f"o-{self._new_id()}", ceil(self._clock().timestamp()) + valid_s
+        id_, expires_at = as_.id or f"o-{self._new_id()}", as_.expires_at
+        if expires_at is None:
+            expires_at = self._clock() + timedelta(seconds=valid_s)
+        expires_s = ceil(expires_at.timestamp())
         try:
             claims = override.claims(service_key, id_, variant, expires_s, user, cidr)
         except ValueError as error:

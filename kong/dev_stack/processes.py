@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-READY_WITHIN_S = 30.0
-STOPPED_WITHIN_S = 15.0
+READY_WITHIN_S = 90.0
+STOPPED_WITHIN_S = 30.0
 _LOOK_EVERY_S = 0.01
 
 
@@ -97,7 +97,7 @@ class Process:
 
         def is_ready() -> bool:
             nonlocal found
-            lines = self.output().splitlines()
+            *lines, _ = self.output().split("\n")  # what has no end yet is being written
             found = next((line for line in lines if self._ready_word in line), "")
             return bool(found) or not self.is_running()
 

@@ -12,6 +12,10 @@ import click
 from canary_plugin.credentials import CredentialFiles, Credentials
 from canary_plugin.listener import is_inherited
 
+WARM_UP_S = 2.0
+# Kong waits for a worker that replaces a dead one; a successor has time.
+REPLACEMENT_WARM_UP_S = 0.5
+
 
 @click.command(context_settings={"auto_envvar_prefix": "CANARY_PLUGIN", "show_default": True})
 @click.option("--socket", "path", envvar="CANARY_PLUGIN_SOCKET", help="Unix socket for Kong.")
@@ -133,8 +137,7 @@ def main(
         socket_fd=socket_fd,
         restarts=restarts,
         credentials=shown,
-        # Kong waits for a worker that replaces a dead one; a successor has time.
-        warm_up_s=0.5 if restarts and predecessor_fd is None else 2.0,
+        warm_up_s=REPLACEMENT_WARM_UP_S if restarts and predecessor_fd is None else WARM_UP_S,
     )
     work(settings, channel_fd, predecessor_fd)
 

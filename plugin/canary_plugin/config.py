@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from canary_engine import parse
+from canary_engine.baseline import BASELINE_ID
 from canary_engine.errors import InvalidPolicy
 from canary_engine.model import Policy
 from canary_engine.reading import Node
 
-BASELINE_ID = "baseline"
 CANARY = "canary"
 
 

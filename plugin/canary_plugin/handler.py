@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
+from canary_engine.baseline import BASELINE_ID
 from canary_engine.model import Decision, Variant
 from canary_engine.outcomes import Labels
 
-from canary_plugin.config import BASELINE_ID, Baseline, Config
+from canary_plugin.config import Baseline, Config
 from canary_plugin.deciders.protocol import Decider, Projection, Question, Undecided
 from canary_plugin.deprecation import deprecation_headers
 from canary_plugin.facts import gather

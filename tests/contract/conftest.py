@@ -88,7 +88,7 @@ def _as_user(url: str) -> str:
 
 def _opens(url: str, at_end: AsyncExitStack) -> OpensConnection:
     def open_another() -> Connection:
-        connection = Connection.to(url, timeout_s=10, connect_timeout_s=10)
+        connection = Connection.to(url, timeout_s=60, connect_timeout_s=60)
         at_end.push_async_callback(connection.aclose)
         return connection
 

@@ -160,3 +160,22 @@ async def test_whose_plan_is_removed_is_left_to_people_and_nothing_of_it_lasts(
     assert not [alert.key for alert in left.alerts if alert.is_open]
     assert (left.events[-1].what, left.waits_for, left.gates) == ("plan-removed", "", ())
     assert not left.is_closed
+
+
+async def test_who_hears_nothing_of_an_end_has_the_report_at_once_and_the_record_stays_open(
+    world: World, machine: Machine
+) -> None:
+    """Gateways tell of stable only where they are asked to, so nothing may ever be heard."""
+    world.counted = []
+    await machine.tick()
+    await world.person(lambda editor: editor.move_release(Move.ROLL_BACK))
+    for seconds in (1, 62, 1, 1):
+        await second(world, machine, seconds)
+    record = world.records[world.release.id]
+    assert record.events[-1].what == "unheard"
+    assert machine.reports.reported == [record.release_id]
+    assert not record.is_closed
+    for seconds in (601, 1, 1):
+        await second(world, machine, seconds)
+    assert world.records[world.release.id].is_closed
+    assert machine.reports.reported == [record.release_id] * 2

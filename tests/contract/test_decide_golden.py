@@ -49,7 +49,7 @@ async def test_decide_and_explain_answer_the_golden_cases(
 ) -> None:
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
-    store = RedisStore.connect(redis_server.url, timeout_s=10)
+    store = RedisStore.connect(redis_server.url, timeout_s=60)
     for service_key, case in cases(theme):
         await save(store, service_key, theme, case)
     # Nothing is remembered of a user from one case to the next, and no answer is too late.

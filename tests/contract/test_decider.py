@@ -231,7 +231,7 @@ async def stored(
     """
     async with Redis.from_url(redis_server.url) as client:
         await client.flushall()
-    store = RedisStore.connect(redis_server.url, timeout_s=10)
+    store = RedisStore.connect(redis_server.url, timeout_s=60)
     told = [
         (service_key, case)
         for service_key, case in cases(theme)

@@ -70,7 +70,7 @@ async def test_of_many_who_ask_at_once_one_holds(kept: Kept) -> None:
 
 
 async def test_who_holds_it_keeps_it_and_its_token(kept: Kept) -> None:
-    before = await kept.one.hold("controller", "a", 1)
+    before = await kept.one.hold("controller", "a", 3_600)
     after = await kept.one.hold("controller", "a", 60)
     assert (after.token, after.left_ms) == (before.token, 60_000)
 

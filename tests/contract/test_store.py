@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import count
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from decision_svc.store.protocol import (
     Tail,
 )
 from decision_svc.store.redis import RedisStore
+from support.waiting import WITHIN_S
 
 Store = MemoryStore | RedisStore
 Opens = Callable[[], Store]
@@ -68,7 +70,7 @@ async def everybody(store: PeopleStore, key: str, segment: str) -> list[str]:
 
 
 async def within_time(generator: AsyncGenerator[str, None]) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         return await anext(generator)
 
 
@@ -125,6 +127,19 @@ async def test_a_write_for_another_revision_than_the_current_loses(
     assert await store.load("shop") == document(2)
     assert await store.load("shop", 1) == document(1)
     assert [change.revision for change in await store.changes("shop")] == [2, 1]
+
+
+async def test_a_write_may_name_the_current_revision_and_leave_some_out(store: Store) -> None:
+    await store.save("shop", document(7), record(7), (), a_link(1), current=0)
+    assert await store.revisions() == {"shop": 7}
+    assert await store.load("shop") == await store.load("shop", 7) == document(7)
+    assert await store.load("shop", 1) is None
+    assert await store.changes("shop") == [record(7)]
+    with pytest.raises(LostRace, match="shop is at revision 7, not 0"):
+        await store.save("shop", document(9), record(9), (), a_link(2), current=0)
+    await write(store, "shop", 8)
+    assert await store.changes("shop", before=8) == [record(7)]
+    assert [change.revision for change in await store.changes("shop")] == [8, 7]
 
 
 async def test_of_two_concurrent_writers_exactly_one_wins(open_store: Opens) -> None:
@@ -341,17 +356,20 @@ async def test_a_document_that_is_not_json_is_refused(store: Store, unwritable: 
 
 async def test_a_reader_never_sees_part_of_a_write(open_store: Opens) -> None:
     writer, reader = open_store(), open_store()
-    last = 200
+    seen: set[int] = set()
 
-    async def write_all() -> None:
-        for revision in range(1, last + 1):
+    async def write_all() -> int:
+        """The last revision, when the reader has seen many that were not the last."""
+        for revision in count(1):
             edit = MemberEdit(segment="beta", drop=True, add=[f"u{revision}"])
             await write(writer, "shop", revision, [edit], copy=[revision] * 50)
+            if revision >= 200 and len(seen) > 10:
+                return revision
             await asyncio.sleep(0)
+        raise AssertionError("it counts without end")
 
-    async def read_all() -> set[int]:
-        seen: set[int] = set()
-        while last not in seen:
+    async def read_all() -> None:
+        while not writing.done() or writing.result() not in seen:
             revision = (await reader.revisions()).get("shop", 0)
             change = await reader.changes("shop", before=revision + 1, limit=1)
             then = await reader.load("shop", revision) if revision else None
@@ -366,11 +384,10 @@ async def test_a_reader_never_sees_part_of_a_write(open_store: Opens) -> None:
                 assert total == 1
             seen.add(revision)
             await asyncio.sleep(0)
-        return seen
 
-    async with asyncio.timeout(60):
-        seen, _ = await asyncio.gather(read_all(), write_all())
-    assert len(seen) > 10, "the reader ran beside the writer"
+    async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as both:
+        writing = both.create_task(write_all())
+        both.create_task(read_all())
 
 
 async def test_a_watcher_hears_that_it_listens_and_then_of_every_write(open_store: Opens) -> None:
@@ -420,7 +437,7 @@ async def test_a_cancelled_watch_ends_and_leaves_the_store_working(store: Store)
 
     for revision in range(1, 6):
         watching = asyncio.create_task(watch())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             await listening.wait()
         watching.cancel()
         assert (await asyncio.gather(watching, return_exceptions=True))[0].__class__ is (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dev_stack.stack import CANARY, STABLE
 from support.admin import Admin
-from support.stack import Client, until_release_rules
+from support.stack import PATIENCE_S, Client, until_release_rules
 
 PLACES = {
     "header": "x-api-version",
@@ -45,7 +45,7 @@ def told(headers: Mapping[str, str]) -> dict[str, str]:
 
 async def until_told(client: Client, headers: Mapping[str, str], path: str) -> Mapping[str, str]:
     """The headers of the first answer that says that the API version is deprecated."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             status, _, answered = await client.get(path, headers)
             assert status == 200
@@ -71,7 +71,7 @@ async def until_release_rules_with(
     client: Client, headers: Mapping[str, str], version: str, path: str = "/api/v1/hello"
 ) -> None:
     """Wait until a request gets ``version``."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await client.version(headers, path) != version:
             pass
 

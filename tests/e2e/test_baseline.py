@@ -1,4 +1,7 @@
-"""The seed's plugin block, verbatim, at a gateway: it loads and does what it says."""
+"""The seed's plugin block at a gateway: it loads and does what it says.
+
+Nothing is added to it but patience, which a busy machine needs.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from dev_stack.stack import Stack
+from support.stack import PATIENCE_S
 
 HOSTILE = {
     "bytes that are no UTF-8 in a header": b"x-user-id: \xff\xfe\x80\r\n",
@@ -28,7 +29,7 @@ HOSTILE = {
 @pytest.mark.parametrize("lines", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_request_is_answered_by_an_upstream(stack: Stack, lines: bytes) -> None:
     host, port = stack.gateway.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(
             b"GET /api/v1/x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n" + lines + b"\r\n"
         )

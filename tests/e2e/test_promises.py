@@ -7,6 +7,7 @@ import itertools
 import re
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -15,7 +16,15 @@ from dev_stack.processes import wait_until
 from dev_stack.stack import CANARY, STABLE, Stack
 from prometheus_client.parser import text_string_to_metric_families
 from support.admin import Admin, admin_of
-from support.stack import Client, client_of, running_stack, share, until_release_rules
+from support.stack import (
+    PATIENCE_S,
+    Client,
+    client_of,
+    running_stack,
+    share,
+    until_heard,
+    until_release_rules,
+)
 
 USERS = [f"user-{number}" for number in range(20_000)]
 SOME = USERS[:1_000]
@@ -25,7 +34,7 @@ SOME = USERS[:1_000]
 def stack() -> Iterator[Stack]:
     with running_stack() as running:
         with admin_of(running.admin_address) as admin:
-            admin.release(5)
+            admin.release(5, salt="promises")
         yield running
 
 
@@ -41,12 +50,25 @@ def admin(stack: Stack) -> Iterator[Admin]:
         yield found
 
 
-async def test_five_per_cent_of_20000_users_get_the_canary_and_stick_over_every_restart(
-    stack: Stack, client: Client
-) -> None:
-    await until_release_rules(client)
-    before = await client.versions(USERS, clients=32)
+@pytest.fixture(scope="module")
+def before(stack: Stack) -> dict[str, str]:
+    """The version that each of 20,000 users gets."""
+
+    async def asked() -> dict[str, str]:
+        async with client_of(stack) as client:
+            await until_release_rules(client)
+            return await client.versions(USERS, clients=32)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asked()).result()
+
+
+# Two tests: each asks for minutes where the machine is busy, and no test may take ten.
+def test_five_per_cent_of_20000_users_get_the_canary(before: dict[str, str]) -> None:
     assert 0.045 < share(before) < 0.055
+
+
+async def test_all_of_them_stick_over_every_restart(stack: Stack, before: dict[str, str]) -> None:
     await asyncio.to_thread(restart_everything, stack)
     async with client_of(stack) as again:
         assert await again.versions(USERS, clients=32) == before
@@ -62,6 +84,7 @@ def restart_everything(stack: Stack) -> None:
     stack.start_plugin_server()
     for version in (STABLE, CANARY):
         stack.start_upstream(version)
+    until_heard(stack)
     stack.gateway.start()
 
 
@@ -71,7 +94,7 @@ TOLD = ("canary_plugin_decisions_total", "canary_plugin_troubles_total")
 def said_by_plugin(stack: Stack) -> dict[str, float]:
     """What the plugin server has counted of decisions and troubles."""
     (*_, address) = re.findall(r"metrics=(\S+)", stack.plugin.output())
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
         ", ".join(sample.labels.values()): sample.value
@@ -123,7 +146,7 @@ async def load(
 async def until_answered(answered: Callable[[], int], more: int) -> None:
     """Wait until so many more requests were answered."""
     wanted = answered() + more
-    await asyncio.to_thread(wait_until, lambda: answered() >= wanted, 60, "answers")
+    await asyncio.to_thread(wait_until, lambda: answered() >= wanted, PATIENCE_S, "answers")
 
 
 async def test_the_decision_service_is_killed_under_load_and_every_user_keeps_their_version(
@@ -143,7 +166,7 @@ async def test_redis_is_killed_under_load_and_decisions_do_not_change(
 ) -> None:
     admin("PutSegment", segment={"name": "listed", "canary_eligible": True, "listed": True})
     admin("AddMembers", segment="listed", users=SOME[:20])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while set((await client.versions(SOME[:20])).values()) != {CANARY}:
             pass  # the change is on its way
     expected = await client.versions(SOME)
@@ -166,5 +189,6 @@ async def test_the_plugin_server_is_killed_under_load_and_every_request_is_answe
         seen[user] = {await client.version({"x-user-id": user})}
     assert set.union(*seen.values()) == {STABLE}
     await asyncio.to_thread(stack.start_plugin_server)
+    await asyncio.to_thread(until_heard, stack)
     for user, version in expected.items():
         assert await client.version({"x-user-id": user}) == version

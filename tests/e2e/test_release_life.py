@@ -7,21 +7,22 @@ import asyncio
 from canary.policy.v1 import policy_pb2
 from dev_stack.stack import CANARY, STABLE
 from support.admin import Admin
-from support.stack import Client, share, until_release_rules
+from support.stack import PATH, PATIENCE_S, Client, share, until_release_rules
 
 USERS = [f"life-{number}" for number in range(600)]
 FIRST = USERS[:40]
 
 
-async def served(client: Client, users: list[str]) -> set[str]:
+async def served(client: Client, users: list[str], path: str = PATH) -> set[str]:
     """Those of the users who get the canary."""
-    return {user for user, found in (await client.versions(users)).items() if found == CANARY}
+    found = await client.versions(users, path=path)
+    return {user for user, version in found.items() if version == CANARY}
 
 
 async def until_served(client: Client, admin: Admin) -> set[str]:
     """The same, once the gateway goes by the newest revision."""
     foretold = {user for user in USERS if explained(admin, user) == CANARY}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         # A change is nearly always at the gateway when the first ones have seen it.
         for users in (FIRST, USERS):
             while (found := await served(client, users)) != foretold.intersection(users):
@@ -37,7 +38,7 @@ def explained(admin: Admin, user: str) -> str:
 async def test_a_version_is_registered_started_raised_and_promoted(
     client: Client, admin: Admin
 ) -> None:
-    started = admin.release(5)
+    started = admin.release(5, salt="life")
     await until_release_rules(client)
     few = await until_served(client, admin)
     assert 0.01 < len(few) / len(USERS) < 0.1
@@ -53,7 +54,7 @@ async def test_a_version_is_registered_started_raised_and_promoted(
         policy_pb2.VERSION_STATUS_STABLE,
     )
     # No release is in force any more, so that the baseline rules, and stable is the new version.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         for users in (FIRST, USERS):
             while share(await client.versions(users)) < 1:
                 pass
@@ -63,7 +64,7 @@ async def test_a_version_is_registered_started_raised_and_promoted(
 
 
 async def test_a_release_is_halted_resumed_and_rolled_back(client: Client, admin: Admin) -> None:
-    admin.release(50)
+    admin.release(50, salt="life")
     await until_release_rules(client)
     half = await until_served(client, admin)
     assert 0.4 < len(half) / len(USERS) < 0.6
@@ -77,8 +78,30 @@ async def test_a_release_is_halted_resumed_and_rolled_back(client: Client, admin
     assert [(halted.service_key, halted.trouble) for halted in found] == [(admin.service_key, "")]
     assert await until_served(client, admin) == set()
     admin("MoveRelease", move="roll-back")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await client.version({"x-canary-test": "true"}) != CANARY:
             pass
-    again = admin("ListServices").services[0]
-    assert again.stable_version == STABLE
+    stable = {s.service_key: s.stable_version for s in admin("ListServices").services}
+    assert stable[admin.service_key] == STABLE
+
+
+async def test_rolling_back_a_release_in_progress_gives_every_user_stable(
+    client: Client, plain_baseline: Admin
+) -> None:
+    path = "/private/x"
+    plain_baseline.release(50, salt="life")
+    async with asyncio.timeout(PATIENCE_S):
+        half: set[str] = set()
+        # The same twice: the release has reached the gateway whole.
+        while not half or half != await served(client, USERS, path):
+            half = await served(client, USERS, path)
+    assert 0.4 < len(half) / len(USERS) < 0.6
+    plain_baseline("MoveRelease", move="roll-back")
+    async with asyncio.timeout(PATIENCE_S):
+        while await served(client, sorted(half), path):
+            pass
+    # Nobody's baseline gives the canary here: stable is what the rollback gave.
+    found = await client.versions(USERS, path=path)
+    assert set(found.values()) == {STABLE}
+    policy = plain_baseline("GetPolicy", service_key=plain_baseline.service_key).policy
+    assert policy.release.status == policy_pb2.RELEASE_STATUS_ROLLED_BACK

@@ -24,6 +24,7 @@ from support import calls
 from support.access import Tokens, bearer
 from support.calls import LIMIT_S, METERED
 from support.service import running_service
+from support.service_process import PATIENCE_S
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -140,9 +141,12 @@ async def test_lists_show_what_the_caller_may_see(file: Tokens) -> None:
     }
 
 
-async def test_guards_are_tightened_by_operators_and_loosened_by_admins(file: Tokens) -> None:
+@pytest.mark.parametrize("demand", ["start", "promote", "widen"])
+async def test_guards_are_tightened_by_operators_and_loosened_by_admins(
+    file: Tokens, demand: str
+) -> None:
     operator, admin = file.new("op", {"*": "operator"}), file.new("root", {"*": "admin"})
-    strict = policy_pb.Guards(approvals=policy_pb.ApprovalRules(start=True))
+    strict = policy_pb.Guards(approvals=policy_pb.ApprovalRules(**{demand: True}))
     async with (
         running_service(access_file=file.write()) as running,
         calling(running, operator) as op,
@@ -336,9 +340,9 @@ async def test_the_process_never_writes_a_token(file: Tokens) -> None:
     assert process.stdout is not None
     said = b""
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while b'"ready"' not in said:
-                said += await process.stdout.readline()
+        async with asyncio.timeout(PATIENCE_S):
+            while b'"ready"' not in said and (line := await process.stdout.readline()):
+                said += line
         ready = json.loads(said.splitlines()[-1])
         running = Running(
             decision_address=ready["decision"], admin_address=ready["admin"], metrics_address=""
@@ -348,9 +352,9 @@ async def test_the_process_never_writes_a_token(file: Tokens) -> None:
                 await who.code("RegisterVersion", change=a_change(), version=a_version())
                 await who.code("GetPolicy", service_key=token)
         file.path.write_text(yaml.safe_dump([good]))
-        async with asyncio.timeout(LIMIT_S):
-            while b"credentials refused" not in said:
-                said += await process.stdout.readline()
+        async with asyncio.timeout(PATIENCE_S):
+            while b"credentials refused" not in said and (line := await process.stdout.readline()):
+                said += line
     finally:
         process.terminate()
         said += await process.stdout.read()

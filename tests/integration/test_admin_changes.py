@@ -405,7 +405,8 @@ async def test_changes_are_listed_newest_first_and_page_by_page(shop: Calls) -> 
     assert [c.revision for c in await shop.changes()] == [5, 4, 3, 2, 1]
     assert [c.revision for c in await shop.changes(before_revision=4, limit=2)] == [3, 2]
     assert await shop.changes(before_revision=1) == []
-    assert await shop.changes("other") == []
+    with refused(grpc.StatusCode.NOT_FOUND, "service_key", "'other' has no policy"):
+        await shop.changes("other")
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "limit"):
         await shop.changes(limit=1_001)
 
@@ -431,7 +432,7 @@ async def test_members_are_listed_page_by_page_and_go_with_their_segment(shop: C
 
 
 async def test_a_made_up_page_token_is_the_clients_mistake(redis: RedisServer) -> None:
-    async with ready_service(redis_url=redis.url) as shop:
+    async with ready_service(redis_url=redis.url, store_deadline_ms=10_000) as shop:
         await shop.segment("many")
         request = pb.ListMembersRequest(service_key=SHOP, segment="many", page_token="made up")
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "page_token"):

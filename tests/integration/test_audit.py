@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from socket import inet_ntoa
 from typing import Any
 
 import pytest
@@ -16,12 +18,14 @@ from decision_svc.app import Running
 from redis import Redis
 from support.admin import Admin, admin_of
 from support.redis_server import RedisServer, running_redis
-from support.service import serve_in_thread
+from support.service import await_ready, serve_in_thread
 
 Store = Any
 """A client of Redis, whose own types know texts only."""
 SHOP = "shop"
 CHAIN = "canary:{shop}:audit"
+ESTABLISHED = "01"
+"""In Linux's table of connections."""
 # A store that is late on a slow machine refuses writes, which is not what is tested.
 PATIENT = {"store_deadline_ms": 10_000}
 
@@ -80,6 +84,16 @@ def entries(admin: Admin, service_key: str = SHOP, **fields: Any) -> list[dict[s
     return [json.loads(entry.entry) for answer in found for entry in answer.entries]
 
 
+def own_address(address: str) -> str:
+    """From where the one client of that address is connected to it."""
+    server = f"0100007F:{int(address.rpartition(':')[2]):04X}"
+    tables = [Path(f"/proc/self/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split()[:4] for table in tables for line in table.splitlines()]
+    (ours,) = [row[1] for row in rows if row[2].endswith(server) and row[3] == ESTABLISHED]
+    host, _, port = ours.partition(":")
+    return f"{inet_ntoa(bytes.fromhex(host[-8:])[::-1])}:{int(port, 16)}"
+
+
 def five_changes(admin: Admin) -> None:
     admin("RegisterVersion", version={"version": "v1", "status": "stable"})
     admin("RegisterVersion", version={"version": "v2"})
@@ -88,15 +102,22 @@ def five_changes(admin: Admin) -> None:
     admin("MoveRelease", move="roll-back")
 
 
-def test_a_change_is_written_down_with_who_when_why_where_before_and_after(admin: Admin) -> None:
+def test_a_change_is_written_down_with_who_when_why_where_before_and_after(
+    admin: Admin, service: Running
+) -> None:
     five_changes(admin)
+    began = datetime.now(UTC)
     change = {
         "service_key": SHOP,
         "actor": "ada",
         "reason": "for the testers",
     }
     admin("SetBucketing", change=change, bucketing={"cookie": "sticky"})
+    ended = datetime.now(UTC)
     first, *_, last = entries(admin)
+    assert began <= datetime.fromisoformat(last["at"]) <= ended
+    assert datetime.fromisoformat(first["at"]) <= began
+    assert last["peer"] == first["peer"] == own_address(service.admin_address)
     assert first["salt"]
     assert first["previous"] == ""
     assert first["changes"] == [
@@ -131,8 +152,9 @@ def test_moves_of_a_release_tell_both_sides_of_every_field(admin: Admin) -> None
 
 
 def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Ctl, redis: Store, service: Running
 ) -> None:
+    began = datetime.now(UTC)
     admin("SetWhitelist", whitelist={"users": ["secret-ann"], "consumers": ["secret-firm"]})
     admin("PutFlag", flag={"name": "checkout", "enabled": True, "users": ["secret-ann"]})
     admin("AddRule", rule=_rule("mine", "x-user-id", "secret-ann"))
@@ -161,7 +183,29 @@ def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
     assert put["user"] == removed["user"] != ann, "nobody is followed from one chain to another"
     assert put["changes"] == [{"path": "tier", "after": removed["changes"][0]["before"]}]
     assert put["actor"] == "tester"
+    assert began <= datetime.fromisoformat(put["at"]) <= datetime.fromisoformat(removed["at"])
+    assert datetime.fromisoformat(removed["at"]) <= datetime.now(UTC)
+    assert put["peer"] == removed["peer"] == own_address(service.admin_address)
     assert ctl("audit", "verify").exit_code == 0
+
+
+def test_addresses_and_values_that_may_be_somebodys_are_hashed_and_a_candidate_is_found_by_its_mark(
+    admin: Admin, ctl: Ctl, redis: Store
+) -> None:
+    alice, home, wide = "alice@example.com", "203.0.113.77", "198.51.100.0/24"
+    admin("AddToWhitelist", entries={"ips": [home, wide]})
+    admin("AddRule", rule=_rule("alice", "x-user-email", alice))
+    kept = b"".join(redis.lrange(CHAIN, 0, -1))
+    assert home.encode() not in kept
+    assert alice.encode() not in kept
+    listed, ruled = (entry["changes"] for entry in entries(admin))
+    marks = {text: ctl("audit", "mark", SHOP, text).stdout.strip() for text in (alice, home)}
+    assert [change["path"] for change in listed] == [
+        f"whitelist.ips[{marks[home]}]",
+        f"whitelist.ips[{wide}]",
+    ]
+    assert ruled[0]["after"]["exact"] == marks[alice]
+    ctl.head()
 
 
 def _rule(name: str, key: str, exact: str) -> dict[str, Any]:
@@ -251,8 +295,91 @@ def test_the_newest_entry_removed_together_with_its_revision_is_found_with_the_h
     before = redis.hget("canary:{shop}:revisions", "4")
     redis.hset("canary:{shop}:policy", mapping={"revision": "4", "document": before or b""})
     redis.hdel("canary:{shop}:revisions", "5")
+    assert "entry 5 is missing" in ctl.broken(), "the history has one of it"
+    redis.zremrangebyscore("canary:{shop}:changes", 5, 5)
     assert ctl("audit", "verify", SHOP).exit_code == 0
     assert f"no entry has the hash {head}" in ctl.broken(SHOP, "--head", head)
+
+
+@pytest.mark.parametrize("gone", [("audit",), ("audit", "policy"), ("audit", "changes")])
+def test_a_trail_that_was_removed_is_not_whole_while_anything_else_tells_of_a_revision(
+    admin: Admin, ctl: Ctl, redis: Store, gone: tuple[str, ...]
+) -> None:
+    five_changes(admin)
+    redis.delete(*(f"canary:{{shop}}:{name}" for name in gone))
+    assert ctl.broken() == (
+        "error: entry 1 is missing, and all others: revision 5 was made, and the trail has no "
+        "entry: it was removed"
+    )
+
+
+def test_a_trail_that_was_removed_with_all_there_was_is_not_whole(
+    server: RedisServer, admin: Admin, ctl: Ctl, redis: Store
+) -> None:
+    five_changes(admin)
+    head = ctl.head()
+    redis.flushall()
+    assert "revision 5 was made" in ctl.broken(), "memory has the policy"
+    with serve_in_thread(redis_url=server.url, **PATIENT) as restarted:
+        await_ready(restarted)
+        other = Ctl(restarted.admin_address)
+        assert other.broken().startswith("error: shop: there is no entry to verify: nothing was")
+        assert f"no entry has the hash {head}" in other.broken(SHOP, "--head", head)
+
+
+def test_a_trail_that_begins_late_says_so(admin: Admin, ctl: Ctl, redis: Store) -> None:
+    five_changes(admin)
+    assert "begins with" not in ctl("audit", "verify", SHOP).stdout
+    redis.delete(CHAIN)
+    admin("RemoveVersion", version="v2")
+    verified = ctl("audit", "verify", SHOP)
+    assert (verified.exit_code, verified.stderr) == (0, "")
+    assert "begins with revision 6: what was changed before is not in it" in verified.stdout
+
+
+def test_an_export_without_entries_is_not_whole(ctl: Ctl, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    file.write_text("\n")
+    assert "audit.jsonl: there is no entry to verify" in ctl.broken("--file", str(file))
+
+
+def test_the_trail_of_no_service_key_may_be_empty(ctl: Ctl) -> None:
+    verified = ctl("audit", "verify")
+    assert (verified.exit_code, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "list"),
+        ("audit", "export"),
+        ("audit", "verify"),
+        ("history",),
+        ("explain",),
+        ("release", "exposure"),
+    ],
+)
+def test_a_service_key_that_nobody_knows_is_no_empty_answer(
+    admin: Admin, ctl: Ctl, words: tuple[str, ...]
+) -> None:
+    five_changes(admin)
+    assert ctl(*words, SHOP).exit_code == 0
+    result = ctl(*words, "shpo")
+    assert result.exit_code == 1
+    assert "shpo" in result.stderr
+
+
+def test_a_release_or_an_address_that_cannot_be_is_no_empty_answer(admin: Admin, ctl: Ctl) -> None:
+    five_changes(admin)
+    result = ctl("release", "exposure", SHOP, "--release", "r-nope")
+    assert (result.exit_code, "nobody was counted for release 'r-nope'" in result.stderr) == (
+        1,
+        True,
+    )
+    for address in ("999.1.1.1", "10.0.0.0/8", "here"):
+        result = ctl("explain", SHOP, "--ip", address)
+        assert (result.exit_code, "is no address" in result.stderr) == (2, True)
+    assert ctl("explain", SHOP, "--ip", "2001:db8::7").exit_code == 0
 
 
 def test_entries_that_changed_places_are_found(admin: Admin, ctl: Ctl, redis: Store) -> None:

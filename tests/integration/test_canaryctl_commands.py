@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,93 @@ def test_a_version_taken_by_another_build_is_refused(ctl: Canaryctl) -> None:
     assert ctl.refused(line, 1)["code"] == "already-exists"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "policy show nosuch",
+        "status nosuch",
+        "release exposure nosuch",
+        "rule remove nosuch a --reason x",
+        "version deprecate nosuch v1 --reason x",
+    ],
+)
+def test_whoever_names_an_unknown_service_is_told_how_to_list_those_there_are(
+    ctl: Canaryctl, line: str
+) -> None:
+    error = ctl.refused(line, 1)
+    assert error["code"] == "not-found"
+    assert error["next"] == "check the service key: canaryctl status lists those there are"
+
+
+def test_a_consent_says_at_once_that_it_is_for_others(ctl: Canaryctl) -> None:
+    told = ctl.with_release().ok("approve SHOP promote v2 --reason x")
+    assert told.startswith("approved promote of v2 by anybody but you: a-")
+
+
+def test_one_version_is_shown_whole(ctl: Canaryctl) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    build = f"--build-number 118 --git-commit {commit} --build-date 2026-01-01T00:00:00Z"
+    where = "--host canary.shop --port 8080 --host-header shop"
+    ctl.ok(f"version register SHOP v1 {build} {where} --reason x")
+    shown = dict(line.split("  ", 1) for line in ctl.ok("version show SHOP v1").splitlines())
+    shown = {name: value.strip() for name, value in shown.items()}
+    assert (shown["version"], shown["status"]) == ("v1", "registered")
+    assert "canary.shop:8080" in shown["backend"]
+    assert {"118", commit, "2026-01-01T00:00:00Z"} <= set(shown.values())
+    assert ctl.read("version show SHOP v1")["version"] == {
+        "version": "v1",
+        "build_number": "118",
+        "git_commit": commit,
+        "build_date": "2026-01-01T00:00:00Z",
+        "backend": {"host": "canary.shop", "port": 8080, "host_header": "shop"},
+    }
+    error = ctl.refused("version show SHOP v9", 1)
+    assert (error["code"], error["message"]) == (
+        "not-found",
+        "there is no version 'v9'; there is: v1",
+    )
+
+
+def test_registering_again_changes_nothing_and_says_so(ctl: Canaryctl) -> None:
+    ctl.ok("version register SHOP v1 --git-commit abc1234 --reason x")
+    line = "version register SHOP v1 --git-commit abc1234 --reason x"
+    assert ctl.ok(line) == f"nothing changed ({ctl.shop}, revision 1)\n"
+    assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1, "nothing_changed": True}
+
+
+def test_a_registered_version_becomes_the_first_stable_one_when_it_is_registered_so(
+    ctl: Canaryctl,
+) -> None:
+    ctl.ok("version register SHOP v1 --reason x")
+    told = ctl.ok("version register SHOP v1 --status stable --reason x")
+    assert '+ versions[v1].status: "stable"' in told
+    assert ctl.read("version list SHOP")["versions"] == [{"version": "v1", "status": "stable"}]
+
+
+def test_a_status_that_registering_does_not_give_is_refused_with_the_way_to_it(
+    ctl: Canaryctl,
+) -> None:
+    ctl.with_release().ok("version register SHOP v3 --reason x")
+    told = ctl.refused("version register SHOP v3 --status stable --reason x", 1)["message"]
+    assert "'v3' is registered already, and 'v1' is stable" in told
+    assert f"canaryctl release start {ctl.shop} v3, then canaryctl release promote" in told
+    line = "version register SHOP v2 --upstream new --status stable --reason x"
+    told = ctl.refused(line, 1)["message"]
+    assert f"a release makes it stable: canaryctl release promote {ctl.shop}" in told
+    told = ctl.refused("version register SHOP v3 --status deprecated --reason x", 1)["message"]
+    assert f"canaryctl version deprecate {ctl.shop} v3" in told
+    assert [v.get("status") for v in ctl.read("version list SHOP")["versions"]] == [
+        "stable", "canary", None,
+    ]  # fmt: skip
+
+
 def test_a_write_answers_the_new_revision(ctl: Canaryctl) -> None:
     line = "version register SHOP v1 --reason x --expected-revision 0"
-    assert ctl.read(line) == {"service_key": ctl.shop, "revision": 1}
+    assert ctl.read(line) == {
+        "service_key": ctl.shop,
+        "revision": 1,
+        "changes": [{"path": "versions[v1]", "after": {"version": "v1"}}],
+    }
 
 
 def test_a_release_is_started_steered_and_promoted(ctl: Canaryctl) -> None:
@@ -379,48 +464,140 @@ def test_the_status_tells_what_stands_in_the_way_and_what_clients_are_told(
     assert [approval["by"] for approval in shown["approvals"]] == ["ann"]
 
 
-def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
-    ctl: Canaryctl, service: Running
-) -> None:
+def declared(ctl: Canaryctl, percentage: float, upstream: str = "new") -> decision_pb2.Baseline:
+    """A baseline that gives a share of users the canary, and says where it is."""
     policy = policy_pb2.Policy(
         service_key=ctl.shop,
         versions=[
             policy_pb2.Version(version="stable", status=policy_pb2.VERSION_STATUS_STABLE),
-            policy_pb2.Version(version="canary", status=policy_pb2.VERSION_STATUS_CANARY),
+            policy_pb2.Version(
+                version="canary",
+                status=policy_pb2.VERSION_STATUS_CANARY,
+                backend=policy_pb2.Backend(upstream=upstream),
+            ),
         ],
         release=policy_pb2.Release(
             id="declared",
             version="canary",
             status=policy_pb2.RELEASE_STATUS_IN_PROGRESS,
-            percentage=5,
+            percentage=percentage,
             salt=ctl.shop,
         ),
     )
     hash_ = parse.content_hash(parse.document(parse.policy(to_document(policy))))
-    watch = decision_pb2.WatchPoliciesRequest(
-        service_keys=[ctl.shop],
-        gateway="kong-1",
-        baselines=[decision_pb2.Baseline(hash=hash_, policy=policy)],
-    )
-    with grpc.insecure_channel(service.decision_address) as channel:
-        watching = decision_pb2_grpc.DecisionServiceStub(channel).WatchPolicies(watch, timeout=30)
-        next(iter(watching))
+    return decision_pb2.Baseline(hash=hash_, policy=policy)
+
+
+@contextmanager
+def in_contact(
+    service: Running, ctl: Canaryctl, **baselines: decision_pb2.Baseline
+) -> Iterator[None]:
+    """Gateways by name, each with its baseline, for as long as this is open."""
+    with ExitStack() as open_, grpc.insecure_channel(service.decision_address) as channel:
+        for gateway, baseline in baselines.items():
+            watch = decision_pb2.WatchPoliciesRequest(
+                service_keys=[ctl.shop], gateway=gateway, baselines=[baseline]
+            )
+            stub = decision_pb2_grpc.DecisionServiceStub(channel)
+            watching = stub.WatchPolicies(watch, timeout=30)
+            open_.callback(watching.cancel)
+            next(iter(watching))
+        yield
+
+
+def test_a_baseline_is_shown_while_its_gateway_is_in_contact(
+    ctl: Canaryctl, service: Running
+) -> None:
+    five = declared(ctl, 5)
+    with in_contact(service, ctl, kong=five):
         (found,) = ctl.read("baselines SHOP")["baselines"]
-        assert (found["gateways"], found["baseline"]["hash"]) == (["kong-1"], hash_)
+        assert (found["gateways"], found["baseline"]["hash"]) == (["kong"], five.hash)
         (effective,) = ctl.read("policy effective SHOP")["policies"]
-        assert (effective["is_baseline"], effective["gateways"]) == (True, ["kong-1"])
+        assert (effective["is_baseline"], effective["gateways"]) == (True, ["kong"])
         table = ctl.ok("status SHOP")
-        assert "kong-1" in table
+        assert "kong" in table
         assert effective["why"] in table
-        assert "in force at kong-1: the gateway's baseline" in table
-        assert "declared" in ctl.ok(f"explain SHOP --baseline {hash_} --header x-user-id:u")
+        assert "in force at kong: the gateway's baseline" in table
+        assert "declared" in ctl.ok(f"explain SHOP --baseline {five.hash} --header x-user-id:u")
         ctl.with_release().ok(
             "rule add SHOP r --source path --exact /x --variant canary --reason x"
         )
         table = ctl.ok("status SHOP")
-        assert "in force at kong-1: the stored policy" in table
-        assert "not in force at kong-1: the gateway's baseline: 5 %" in table
-        watching.cancel()
+        assert "in force at kong: the stored policy" in table
+        assert "not in force at kong: the gateway's baseline: 5 %" in table
+
+
+def test_explain_answers_as_the_one_gateway_in_contact_sees_it(
+    ctl: Canaryctl, service: Running
+) -> None:
+    all_ = declared(ctl, 100)
+    with in_contact(service, ctl, kong=all_):
+        answer = ctl.read("explain SHOP --header x-user-id:u")
+        assert answer["decision"]["variant"] == "canary"
+        assert (answer["baseline_hash"], answer["gateways"]) == (all_.hash, ["kong"])
+        page = ctl.ok("explain SHOP --header x-user-id:u")
+        assert "so the gateway's declared baseline rules" in page
+        assert page.splitlines()[-1] == f"seen by: kong, with baseline {all_.hash}"
+
+
+def test_explain_tells_of_every_baseline_in_contact_and_how_to_choose(
+    ctl: Canaryctl, service: Running
+) -> None:
+    nobody, everybody = declared(ctl, 0), declared(ctl, 100)
+    with in_contact(service, ctl, kong=nobody, other=everybody):
+        answer = ctl.read("explain SHOP --header x-user-id:u")
+        (other,) = answer["others"]
+        found = {one["gateways"][0]: one["decision"]["variant"] for one in (answer, other)}
+        assert found == {"kong": "stable", "other": "canary"}
+        last = ctl.ok("explain SHOP --header x-user-id:u").splitlines()[-1]
+        assert last.startswith(f"but for {other['gateways'][0]}, with baseline")
+        assert last.endswith(f"give --baseline {other['baseline_hash']}")
+        chosen = ctl.read(f"explain SHOP --baseline {everybody.hash} --header x-user-id:u")
+        assert chosen["decision"]["variant"] == "canary"
+        ctl.with_release()
+        last = ctl.ok("explain SHOP --header x-user-id:u").splitlines()[-1]
+        assert last.startswith("the same for ")
+
+
+def test_explain_says_that_no_baseline_is_known_and_nothing_of_what_gateways_declare(
+    ctl: Canaryctl,
+) -> None:
+    ctl.ok("version register SHOP v1 --status stable --reason x")
+    page = ctl.ok("explain SHOP --header x-user-id:u")
+    assert "in force: no release was started, and without a gateway's baseline everybody" in page
+    assert "none with one is in contact with this decision service" in page.splitlines()[-1]
+
+
+@pytest.mark.parametrize("end", ["rollback", "abandon", "promote"])
+def test_the_end_of_a_release_warns_of_gateways_that_give_a_canary_by_their_own_files(
+    ctl: Canaryctl, service: Running, end: str
+) -> None:
+    five, zero = declared(ctl, 5, upstream="next"), declared(ctl, 0)
+    with in_contact(service, ctl, kong=five, other=zero):
+        written, warning = ctl.with_release().ok(f"release {end} SHOP --reason x").split("\n\n")
+    assert written.splitlines()[0].endswith("revision 4)")
+    assert warning.rstrip("\n") == (
+        "warning: now that the release is over, gateways give a canary by their own files: kong to "
+        "next (5 %). Set percentage to 0 there, take the whitelists out, and reload them"
+    )
+
+
+def test_scripts_are_warned_too_and_before_a_rollback_that_is_due(
+    ctl: Canaryctl, service: Running
+) -> None:
+    with in_contact(service, ctl, kong=declared(ctl, 5)):
+        answer = ctl.with_release().read("release rollback SHOP --delay 10m --reason x")
+    assert answer["revision"] == 4
+    assert answer["warning"].startswith("warning: once the release is over, gateways give a canary")
+
+
+def test_nobody_is_warned_of_a_file_that_gives_the_stable_version_or_nobody(
+    ctl: Canaryctl, service: Running
+) -> None:
+    with in_contact(service, ctl, kong=declared(ctl, 5, upstream="new"), other=declared(ctl, 0)):
+        answer = ctl.with_release().read("release promote SHOP --reason x")
+    assert answer["revision"] == 4
+    assert "warning" not in answer
 
 
 def test_a_baseline_that_nobody_declares_is_not_found(ctl: Canaryctl) -> None:

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from decision_svc.app import Running
 from support.canaryctl import silent_service
 from support.redis_server import running_redis
-from support.service import serve_in_thread
 
 NUMBERS = count(1)
 
@@ -72,7 +71,8 @@ def shop(service: Running) -> Shop:
     ],
 )
 def test_each_move_says_what_it_did(shop: Shop, verb: str, said: str, status: str) -> None:
-    assert shop.ok(f"release {verb} SHOP --reason x") == f"{said} ({shop.key}, revision 4)\n"
+    told = shop.ok(f"release {verb} SHOP --reason x")
+    assert told.startswith(f"{said} ({shop.key}, revision 4)\n")
     assert shop.release["status"] == status
     assert shop.release.get("halted", False) == (verb == "halt")
 
@@ -85,7 +85,7 @@ def test_a_refused_move_says_what_is_allowed(shop: Shop) -> None:
     shop.ok("release resume SHOP --reason x")
     shop.ok("release rollback SHOP --reason x")
     again = "release start SHOP v2 --percentage 1 --reason x"
-    assert "despite_rollback" in shop.refused(again)
+    assert "(--despite-rollback)" in shop.refused(again)
     shop.ok(f"{again} --despite-rollback the-test-was-wrong")
 
 
@@ -111,7 +111,7 @@ def test_one_release_is_halted_or_all_are(service: Running, shop: Shop) -> None:
 def test_what_could_not_be_halted_is_told_and_the_exit_code_is_1() -> None:
     with (
         running_redis() as redis,
-        serve_in_thread(redis_url=redis.url, store_deadline_ms=10_000) as running,
+        silent_service(redis_url=redis.url, store_deadline_ms=10_000) as running,
     ):
         shop = Shop(running.admin_address, "fine")
         Shop(running.admin_address, "spoiled")
@@ -189,9 +189,8 @@ def test_the_refusal_names_the_command_that_gives_the_consent(shop: Shop) -> Non
 
 def test_a_policy_goes_back_to_an_earlier_revision(shop: Shop) -> None:
     shop.ok("percentage SHOP 4 --reason x")
-    assert shop.ok("policy revert SHOP 2 --reason x") == (
-        f"went back to revision 2 ({shop.key}, revision 5)\n"
-    )
+    told = shop.ok("policy revert SHOP 2 --reason x")
+    assert told.startswith(f"went back to revision 2 ({shop.key}, revision 5)\n")
     assert shop.read("release show SHOP")["release"] is None
     assert "no revision 77" in shop.refused("policy revert SHOP 77 --reason x")
     shop.refused("policy revert SHOP 0 --reason x", 2)

@@ -12,9 +12,9 @@ import pytest
 from canary_engine.bucketing import bucket, prefix
 from canaryctl.app import cli
 from canaryctl.replay import run, tally
+from canaryctl.replay.distinct import Distinct
 from canaryctl.replay.lines import Format, detect
 from canaryctl.replay.policies import SALT
-from canaryctl.replay.tally import Distinct
 from click.testing import CliRunner
 from mmh3 import mmh3_x64_128_uintdigest
 from support.admin import admin_of
@@ -105,6 +105,58 @@ def test_rules_and_segments_are_told_apart(replays: Replays) -> None:
     }
 
 
+SEGMENTED = """
+service_key: shop
+versions: [{version: v1, status: stable}, {version: v2}]
+release: {version: v2, percentage: 20, strategy: STRATEGY}
+identity: {attribute_headers: {tier: x-tier}}
+segments:
+  - {name: premium, canary_eligible: true, percentage: 50, criteria: {tiers: [premium]}}
+  - {name: vip, canary_eligible: false, criteria: {tiers: [vip]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "premium", "vip"), [("combined", 50, 0), ("percentage", 20, 20)]
+)
+def test_each_segment_has_its_share_of_the_canary_whatever_decided(
+    replays: Replays, strategy: str, premium: float, vip: float
+) -> None:
+    replays.write("proposed.yaml", SEGMENTED.replace("STRATEGY", strategy))
+    now = replays.write("now.yaml", SEGMENTED.replace("STRATEGY", "feature-flag"))
+    tiers = ["premium", "vip", "free", "free"]
+    log = replays.write("log", "".join(kong(u, **{"x-tier": t}) for u in USERS for t in tiers))
+    found = {row.get("segment"): row for row in replays(log, "--against", now)["segments"]}
+    assert list(found) == ["premium", "vip", None]
+    assert [row["requests"] for row in found.values()] == [1_000, 1_000, 2_000]
+    assert [row["percentage"] for row in found.values()] == [25, 25, 50]
+    assert [row["now"] for row in found.values()] == [0, 0, 0]
+    expected = {"premium": premium, "vip": vip, None: 20}
+    for name, share in expected.items():
+        assert found[name]["proposed"] == round(100 * drawn(share) / len(USERS), 3), name
+
+
+def test_the_table_of_segments_is_there_for_people(replays: Replays) -> None:
+    replays.write("proposed.yaml", SEGMENTED.replace("STRATEGY", "combined"))
+    log = replays.write("log", kong("u-1", **{"x-tier": "vip"}))
+    line = ["replay", "--policy", replays.policy, log]
+    page = CliRunner().invoke(cli, line).stdout
+    table = page[page.index("canary by segment") :].splitlines()
+    assert table[1].split() == [
+        "segment",
+        "requests",
+        "of",
+        "all",
+        "canary",
+        "now",
+        "canary",
+        "proposed",
+    ]
+    assert next(line.split() for line in table if "vip" in line) == [
+        "vip", "1", "100", "%", "0", "%", "0", "%",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kept", [1, 3, 100_000])
 def test_requests_that_say_the_same_are_decided_alike(
     replays: Replays, monkeypatch: pytest.MonkeyPatch, kept: int
@@ -141,6 +193,45 @@ def test_lines_that_cannot_be_read_are_counted(replays: Replays) -> None:
         log = replays.write("log", line("u-1") + bad + line("u-2"))
         found = replays(log)
         assert (found["requests"], found["bad_lines"]) == (2, 3), line
+        assert found["first_bad_line"] == {"file": log, "line": 3}
+
+
+@pytest.mark.parametrize("line", [combined, kong, described], ids=["combined", "kong", "requests"])
+def test_the_first_line_that_cannot_be_read_is_named_however_it_is_read(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: Any
+) -> None:
+    good = replays.write("good.log", "".join(map(line, USERS)))
+    text = "".join(map(line, USERS[:700])) + "\n" + "garbage\n" + line("u") + "garbage\n"
+    spoiled = replays.write("spoiled.log", text)
+    packed = str(tmp_path / "spoiled.log.gz")
+    Path(packed).write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setattr(run, "BLOCK_BYTES", 5_000)
+    monkeypatch.setattr(run, "PART_BYTES", 20_000)
+    for log in (spoiled, packed):
+        assert replays(good, log)["first_bad_line"] == {"file": log, "line": 702}
+    assert "first_bad_line" not in replays(good)
+    monkeypatch.setattr(run, "SMALL_BYTES", 0)
+    found = replays(good, spoiled, "--jobs", "2")
+    assert found["first_bad_line"] == {"file": spoiled, "line": 702}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no line"),
+        ("\n\n", "holds no line"),
+        ("\nPNG\ngarbage\n", "none of 2 lines can be read as combined; the first is line 2"),
+        ("{broken\n", "none of 1 lines can be read as requests; the first is line 1"),
+    ],
+)
+def test_a_log_without_a_readable_line_is_a_mistake_that_says_what_was_expected(
+    replays: Replays, text: str, said: str
+) -> None:
+    log = replays.write("log", text)
+    result = CliRunner().invoke(cli, ["replay", "--policy", replays.policy, log])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{log}: {said}" in result.stderr
+    assert "nginx's combined format, Kong's JSON log, or JSON lines" in result.stderr
 
 
 def test_lines_about_other_services_are_left_out(replays: Replays) -> None:

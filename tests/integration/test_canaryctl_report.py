@@ -65,7 +65,7 @@ class Shop:
         message = to_message(document(record), record_pb2.ReleaseRecord)
         with grpc.insecure_channel(self.address) as channel:
             stub = admin_pb2_grpc.AdminServiceStub(channel)
-            stub.PutRecord(admin_pb2.PutRecordRequest(record=message), timeout=5)
+            stub.PutRecord(admin_pb2.PutRecordRequest(record=message), timeout=30)
         return record
 
 

@@ -78,7 +78,7 @@ def test_the_header_and_the_cookie_are_named(ctl: Canaryctl) -> None:
 @pytest.mark.parametrize(
     ("line", "exit_code", "word"),
     [
-        ("override create SHOP --valid 31d --reason x", 2, "valid_s"),
+        ("override create SHOP --valid 31d --reason x", 2, "--valid: give"),
         ("override create SHOP --valid long --reason x", 2, "length of time"),
         ("override create SHOP --cidr 10.0.0.1/8 --reason x", 2, "host bits"),
         ("override create nobody --reason x", 1, "there is no policy"),

@@ -20,7 +20,7 @@ from support.redis_store import record
 
 ROOT = Path(__file__).resolve().parents[2]
 JOIN = ROOT / "deploy/compose/join-redis-cluster"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 KEYS = [f"shop-{number}" for number in range(20)]
 
 

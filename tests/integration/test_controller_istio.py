@@ -140,7 +140,7 @@ async def test_a_mesh_follows_a_release_through_everything_that_befalls_it(
 ) -> None:
     options = {f"--{k.replace('_', '-')}": v for k, v in files(tmp_path, api).items()}
     words = [word for pair in options.items() for word in pair]
-    async with ready_service(redis_url=redis.url) as calls:
+    async with ready_service(redis_url=redis.url, store_deadline_ms=10_000) as calls:
         await planned(calls, PLAN)
         admin = ("--admin", calls.running.admin_address, "--metrics-listen", "")
         often = ("--look-every", "0.2s", "--lease-s", "2", "--holder", "c1")
@@ -160,9 +160,9 @@ async def test_a_mesh_follows_a_release_through_everything_that_befalls_it(
 
 
 async def follows(calls: Calls, api: KubeApi) -> None:
-    # Its steps show up as weights.
-    await gives(api, 5)
+    # Its steps show up as weights, also to who looks too late to see the first.
     await gives(api, 20)
+    assert list(dict.fromkeys(share(service) for _, service in api.written)) == [0, 5, 20]
     # With the API server away it is held there, and people are to hear of it.
     await api.stop()
     await noted(calls, lambda found: "its mesh is not in step (held)" in found.get("waits_for", ""))

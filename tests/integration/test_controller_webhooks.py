@@ -162,10 +162,13 @@ async def test_whoever_fails_is_asked_again_and_never_taken_to_refuse(
         hooks = webhooks(session, timeout_s=0.2)
         asked = question(site.url)
         hooks.ask({asked: message(asked)})
-        first, second = await heard(hooks, 2)
+        found = await heard(hooks, 2)
+        while found[-1].answer is not Answer.YES:  # a busy machine may be late once more
+            found += await heard(hooks)
         await hooks.close()
-    assert (first.answer, second.answer) == (Answer.SILENCE, Answer.YES)
-    assert first.text
+    silences = found[:-1]
+    assert {silence.answer for silence in silences} == {Answer.SILENCE}
+    assert all(silence.text for silence in silences)
     ids = {request.headers["X-Canary-Id"] for request, _ in site.requests}
     assert ids == {asked.id}, "the other side can tell a repetition"
 

@@ -27,23 +27,23 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> dict[str, str]:
+def store(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "memory":
         return {}
     server: RedisServer = request.getfixturevalue("redis")
     with Redis.from_url(server.url) as client:
         client.flushall()
-    return {"redis_url": server.url}
+    return {"redis_url": server.url, "store_deadline_ms": 10_000}
 
 
 @pytest.fixture
-async def shop(store: dict[str, str]) -> AsyncIterator[Calls]:
+async def shop(store: dict[str, Any]) -> AsyncIterator[Calls]:
     async with ready_service(**store) as calls:
         yield calls
 
 
 @pytest.fixture
-async def replica(shop: Calls, store: dict[str, str]) -> AsyncIterator[Calls]:
+async def replica(shop: Calls, store: dict[str, Any]) -> AsyncIterator[Calls]:
     """Another service on the same store; the same where that is memory."""
     if not store:
         yield shop

@@ -21,7 +21,7 @@ from support.redis_cluster import MASTERS, RedisCluster, running_cluster
 PATIENT = {"person_deadline_ms": 10_000, "store_deadline_ms": 10_000}
 # So rarely compared that only an announcement can be what brought a change in time.
 ANNOUNCED_ONLY = {"compare_every_ms": 3_600_000, **PATIENT}
-SOON = {"compare_every_ms": 20}
+SOON = {"compare_every_ms": 20, **PATIENT}
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from time import monotonic
 
 import grpc
 import pytest
@@ -12,6 +11,7 @@ from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 from redis.asyncio import Redis
 from support.calls import (
+    LIMIT_S,
     METERED,
     SHOP,
     Calls,
@@ -106,14 +106,13 @@ async def test_a_write_that_bypasses_the_service_is_seen_when_the_copy_is_old(
         async def is_early() -> bool:
             return await shop.variant("u") == EARLY
 
-        started = monotonic()
-        await until(is_early)
-        assert monotonic() - started < 5
+        await until(is_early)  # with the usual age, it would wait for a minute
 
 
 async def test_a_user_whom_an_earlier_stage_decides_needs_no_store(redis: RedisServer) -> None:
     # Nothing but a broken promise could make this decision wait for ever.
-    async with ready_service(redis_url=redis.url, person_deadline_ms=60_000) as shop:
+    settings = PATIENT | {"person_deadline_ms": 60_000}
+    async with ready_service(redis_url=redis.url, **settings) as shop:
         await prepare(shop)
         await shop.change("AddRule", rule=a_rule())
         redis.freeze()
@@ -153,7 +152,7 @@ async def test_known_users_keep_their_variant_while_redis_is_gone(
 async def test_unknown_users_are_degraded_and_protected_only_where_the_policy_protects(
     redis: RedisServer,
 ) -> None:
-    async with ready_service(redis_url=redis.url, **METERED) as shop:
+    async with ready_service(redis_url=redis.url, **METERED, **PATIENT) as shop:
         await prepare(shop, 100)
         redis.kill()
         found = await shop.decide(**facts_of("new-1"))
@@ -183,9 +182,8 @@ async def test_a_frozen_store_costs_a_decision_no_more_than_the_deadline(
         redis.freeze()
         try:
             for i in range(20):
-                started = monotonic()
-                assert (await shop.decide(**facts_of(f"u{i}"))).degraded
-                assert monotonic() - started < 1
+                async with asyncio.timeout(LIMIT_S):
+                    assert (await shop.decide(**facts_of(f"u{i}"))).degraded
         finally:
             redis.thaw()
 
@@ -193,7 +191,7 @@ async def test_a_frozen_store_costs_a_decision_no_more_than_the_deadline(
 async def test_an_outage_is_told_by_health_and_metric_and_refuses_writes(
     redis: RedisServer,
 ) -> None:
-    async with ready_service(redis_url=redis.url, **METERED) as shop:
+    async with ready_service(redis_url=redis.url, **METERED, **PATIENT) as shop:
         await prepare(shop)
         assert await shop.metric("canary_store_up") == 1
         before = await shop.policy()

@@ -157,7 +157,7 @@ async def test_a_request_that_needs_the_store_does_not_hold_up_the_others(
 async def test_a_client_that_vanishes_amid_a_stream_leaves_nothing_behind(
     redis: RedisServer,
 ) -> None:
-    limits = {"person_deadline_ms": 60_000, "store_deadline_ms": 300}
+    limits = {"person_deadline_ms": 60_000, "store_deadline_ms": 60_000}
     async with ready_service(redis_url=redis.url, **limits) as shop:
         await shop.release(0, "gone")
         await shop.segment("early", service_key="gone", canary_eligible=True)
@@ -294,7 +294,7 @@ async def test_watchers_that_go_in_any_way_are_counted_down_to_none(metered: Cal
 
 async def test_a_watcher_that_came_before_the_store_gets_the_policies_once_it_is_read() -> None:
     with running_redis(options=()) as server:
-        async with ready_service(redis_url=server.url) as first:
+        async with ready_service(redis_url=server.url, store_deadline_ms=10_000) as first:
             await first.release(5)
             server.freeze()
             try:

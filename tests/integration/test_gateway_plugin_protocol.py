@@ -159,7 +159,7 @@ async def test_a_plugin_that_hangs_holds_a_request_for_as_long_as_the_patience_l
             await asyncio.Event().wait()
         return script.respond(method, argument)
 
-    async with stage(tmp_path, script, plugin_patience_s=0.1, drain_s=1) as staged:
+    async with stage(tmp_path, script, plugin_patience_s=1, drain_s=1) as staged:
         await staged.server.__aexit__()
         async with Server(tmp_path / "plugin.sock", respond):
             assert await served_by(staged.port) == "stable"

@@ -19,7 +19,7 @@ from support.redis_server import RedisServer, running_redis
 
 WHO = Who(actor="ada", reason="a test")
 FEWEST_WAITS = 4
-"""To connect, to read, to write, to hear that it is written: a move waits at least so often."""
+"""To read, to write, to hear that it is written, to answer: a move waits at least so often."""
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ async def knows(calls: Calls, version: str) -> bool:
 
 
 async def test_what_one_replica_is_told_all_replicas_show(redis: RedisServer) -> None:
-    settings = {"redis_url": redis.url, "compare_every_ms": 10}
+    settings = {"redis_url": redis.url, "compare_every_ms": 10, "store_deadline_ms": 10_000}
     async with ready_service(**settings) as one, ready_service(**settings) as other:
         await one.release(5)
         await until(lambda: knows(other, "v2"))
@@ -68,7 +68,7 @@ async def test_what_one_replica_is_told_all_replicas_show(redis: RedisServer) ->
 async def test_a_report_may_be_up_to_a_quarter_of_an_hour_old() -> None:
     async with ready_service() as calls:
         await calls.release(5)
-        assert await tell(calls, a_metric(at=ago(minutes=2)), a_metric(at=ago(minutes=14.9))) == 2
+        assert await tell(calls, a_metric(at=ago(minutes=2)), a_metric(at=ago(minutes=14))) == 2
         assert (await canary(calls)).users.satisfaction == 4
         for at, words in ((ago(minutes=15.1), "within 15 minutes"), (ago(minutes=-2), "to come")):
             with refused(grpc.StatusCode.INVALID_ARGUMENT, "metrics[0].at", words):
@@ -119,8 +119,10 @@ async def test_reports_about_nothing_or_nobody_are_refused() -> None:
 async def test_too_many_series_are_refused_whole() -> None:
     async with ready_service() as calls:
         await calls.release(5)
-        many = [a_metric(dimensions={"user": str(n)}) for n in range(1_000)]
+        at = ago(minutes=1)  # so many are too many in one minute, and the next may begin meanwhile
+        many = [a_metric(dimensions={"user": str(n)}, at=at) for n in range(1_000)]
         assert await tell(calls, *many) == 1_000
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "report fewer dimensions"):
-            await tell(calls, a_metric(REVENUE), a_metric(dimensions={"user": "another"}))
+            another = a_metric(dimensions={"user": "another"}, at=at)
+            await tell(calls, a_metric(REVENUE, at=at), another)
         assert not (await canary(calls)).business.HasField("revenue")

@@ -14,7 +14,7 @@ from canary.decision.v1 import decision_pb2_grpc
 from canary.policy.v1 import policy_pb2
 from canary_engine.model import Variant
 from canary_engine.outcomes import Labels
-from support.heard_outcomes import CANARY, counted, listed, outcomes, relaying, service
+from support.heard_outcomes import CANARY, counted, listed, outcomes, relaying, service, told
 from support.kong_side import KEY, Kong
 from support.nginx import nginx
 from support.operators import administering
@@ -36,7 +36,7 @@ async def test_what_arrives_at_the_socket_is_what_the_service_counts(path: Path)
     async with service() as running, outcomes(path, running.decision_address) as (made, server):
         await made.heard(server, *sent)
         await made.heard(server, 200, 502, labels=STABLE)
-        await made.sender.flush()
+        await told(made)
         found = await counted(running, 1_002)
         assert found == {"v2": Counter(sent), "v1": {200: 1, 502: 1}}
         answer = (await listed(running))["v2"]
@@ -55,9 +55,7 @@ async def test_a_batch_whose_answer_is_lost_counts_once(path: Path) -> None:
         await made.heard(server, 200, 200)
         await made.sender.flush()
         await made.heard(server, 500)  # gathers behind the batch that is not acknowledged
-        await made.sender.flush()
-        await made.sender.flush()
-        await made.sender.flush()
+        await told(made)
         assert await counted(running, 3) == {"v2": {200: 2, 500: 1}}
         assert len(set(relay.seen)) == 2
 
@@ -70,8 +68,7 @@ async def test_a_batch_that_never_arrived_is_sent_again(path: Path) -> None:
     ):
         relay.lose_reports = 2
         await made.heard(server, 200)
-        for _ in range(3):
-            await made.sender.flush()
+        await told(made)
         assert await counted(running, 1) == {"v2": {200: 1}}
 
 
@@ -101,9 +98,7 @@ async def test_while_the_service_is_down_outcomes_wait(path: Path) -> None:
             await made.sender.flush()
         assert made.troubles.counts["outcomes-unsent"] == 5
         async with service(listen=address) as second:
-            async with asyncio.timeout(WITHIN_S):
-                while len(made.aggregate) or made.sender.is_waiting:
-                    await made.sender.flush()
+            await told(made)
             assert await counted(second, 10) == {"v2": {200: 5, 503: 5}}
 
 
@@ -113,8 +108,7 @@ async def test_a_dead_service_is_left_for_the_next(path: Path) -> None:
         outcomes(path, NOWHERE, running.decision_address) as (made, server),
     ):
         await made.heard(server, 200)
-        for _ in range(4):
-            await made.sender.flush()
+        await told(made)
         assert await counted(running, 1) == {"v2": {200: 1}}
 
 
@@ -128,7 +122,7 @@ async def test_outcomes_wait_for_a_service_key_to_be_declared(path: Path) -> Non
         async with administering(running) as admin:
             await admin.do("RegisterVersion", version={"version": "v1", "status": "stable"})
         await made.heard(server, 201)
-        await made.sender.flush()
+        await told(made)
         assert await counted(running, 2) == {"v2": {200: 1, 201: 1}}
 
 
@@ -137,8 +131,7 @@ async def test_service_keys_that_nobody_declares_make_no_series(path: Path) -> N
     async with service() as running, outcomes(path, running.decision_address) as (made, server):
         await made.heard(server, 200, labels=nobody)
         await made.heard(server, 200)
-        await made.sender.flush()
-        assert await counted(running, 1) == {"v2": {200: 1}}
+        assert await counted(running, 1, told_by=made) == {"v2": {200: 1}}
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await listed(running, "nobody")
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND

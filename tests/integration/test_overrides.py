@@ -45,6 +45,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Calls]:
 async def create(calls: Calls, service_key: str = SHOP, **fields: Any) -> Any:
     asked = {"variant": policy_pb2.VARIANT_CANARY, "valid_s": HOUR, **fields}
     change = a_change(service_key, asked.pop("expected", None))
+    change.idempotency_key = asked.pop("key", "")
     return await calls.admin.CreateOverride(pb.CreateOverrideRequest(change=change, **asked))
 
 
@@ -265,6 +266,45 @@ async def test_the_audit_trail_says_for_whom_a_token_was_made_by_whom_and_why(
         "cidr": "192.0.2.0/24",
         "expires_at": override.expires_at.ToDatetime(UTC).isoformat(),
     }
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_request_that_is_sent_again_is_answered_the_same_override(
+    shop: Calls, before: int
+) -> None:
+    for _ in range(before):
+        await create(shop)
+    first = await create(shop, key="kk", user="ann")
+    revision = await shop.change("SetPercentage", percentage=1)
+    entries = await trail(shop)
+    again = await create(shop, key="kk", user="ann")
+    assert (again.id, again.token) == (first.id, first.token)
+    assert again.expires_at == first.expires_at
+    assert again.revision == revision
+    assert await trail(shop) == entries, "nothing new was made"
+    other = await create(shop, key="another", user="ann")
+    assert other.id not in (first.id, (await create(shop, user="ann")).id)
+    await shop.change("RevokeOverride", id=first.id)
+    revoked_token = (await create(shop, key="kk", user="ann")).token
+    assert await version(shop, revoked_token, headers={"x-user-id": "ann"}) == "v1"
+
+
+async def test_requests_for_different_overrides_cannot_share_an_idempotency_key(
+    shop: Calls,
+) -> None:
+    await create(shop, key="kk", user="ann")
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "idempotency_key"):
+        await create(shop, key="kk", user="bob")
+    await create(shop)
+    await create(shop, key="kk2", user="ann")
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "idempotency_key", "another override"):
+        await create(shop, key="kk2", user="ann", valid_s=HOUR + 1)
+
+
+async def test_the_same_key_names_another_override_of_another_service_key(shop: Calls) -> None:
+    await shop.release(0, "bakery")
+    found = {(await create(shop, key, key="kk")).id for key in (SHOP, "bakery")}
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])

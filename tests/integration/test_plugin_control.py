@@ -56,7 +56,7 @@ class Stage:
     async def settled(self) -> None:
         """Wait until the plugin decides by the newest policy."""
         revision = await self.admin.revision()
-        await until(lambda: revision in {told.policy.revision for told in self.spy.told})
+        await self.spy.heard(revision)
         async with asyncio.timeout(WITHIN_S):
             decided = -1
             while decided != revision:

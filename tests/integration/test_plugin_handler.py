@@ -13,6 +13,7 @@ from canary_plugin.config import read
 from canary_plugin.troubles import Troubles
 from hypothesis import given
 from hypothesis import strategies as st
+from support import calls
 from support.kong_side import GLOBAL_KEY, KEY, ROUTE_KEY, SERVICE, Event, Kong, PdkError
 from support.operators import Admin
 from support.plugin_stage import PATIENT, SEED, stage
@@ -244,7 +245,7 @@ async def test_reads_follow_the_policy(staged: Stage) -> None:
     instance = await start(kong)
     await kong.access(instance, TEST_HEADER)
     await admin.release(0)
-    await spy.heard()
+    await spy.heard(await admin.revision())
     rule = {"name": "tier", "source": "header", "key": "x-tier", "exact": "gold"}
     await admin.do("SetRules", rules=[rule | {"variant": "canary"}])
     event = await kong.access(instance, TEST_HEADER | {"x-tier": "gold"})
@@ -759,7 +760,11 @@ async def test_two_instances_with_one_baseline_declare_it_until_the_last_is_gone
     assert len(spy.watched[-1].baselines) == 1
     await kong.call("plugin.CloseInstance", second)
     await until(lambda: not spy.watched[-1].baselines)
-    assert await admin.baselines() == []
+
+    async def are_forgotten() -> bool:
+        return await admin.baselines() == []
+
+    await calls.until(are_forgotten)
 
 
 @given(

@@ -14,7 +14,6 @@ from support.overrides import COOKIE, HEADER, key_file, token
 from support.plugin_stage import PATIENT, plugin, stage
 from support.service import NOWHERE
 from support.spy import Spy
-from support.waiting import until
 
 Stage = tuple[Kong, Spy, Admin, Troubles]
 ALICE = {"x-user-id": "alice"}
@@ -41,10 +40,7 @@ async def staged(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 async def heard_of(spy: Spy, admin: Admin) -> None:
     """Wait until the plugin was told of the newest policy."""
-    revision = await admin.revision()
-    await until(
-        lambda: any(m.service_key == KEY and m.policy.revision == revision for m in spy.told)
-    )
+    await spy.heard(await admin.revision())
 
 
 async def test_a_token_sends_a_tester_to_the_canary_and_ends_at_the_gateway(

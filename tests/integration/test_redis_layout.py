@@ -24,6 +24,7 @@ from decision_svc.store.servers import OneServer
 from redis.asyncio import Redis
 from support.calls import until
 from support.redis_server import RedisServer, free_port, running_redis
+from support.redis_store import PATIENCE_S, opened
 
 AWKWARD_NAMES = ["shop", "支付服务", "{a}b}{", "}{", "{}", "", "%", "%7B", "a:policy"]
 
@@ -51,9 +52,8 @@ async def client(server: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore.connect(server.url)
-    yield store
-    await store.aclose()
+    async with opened(server.url) as store:
+        yield store
 
 
 def record(revision: int) -> ChangeRecord:
@@ -120,14 +120,13 @@ async def test_a_node_of_a_cluster_accepts_every_write(cluster: RedisServer) -> 
             return b"cluster_state:ok" in _raw(await _call(client, "CLUSTER INFO"))
 
         await until(is_ready)
-    store = RedisStore.connect(cluster.url)
-    for service_key in AWKWARD_NAMES:
-        await write(store, 1, service_key)
-        await write(store, 2, service_key)
-        assert await store.listed_in(service_key, "u2", ["beta", "other"]) == {"beta"}
-    await store.put_profile("{u}1", Profile(tier="premium"))
-    assert await store.profile("{u}1") == Profile(tier="premium")
-    await store.aclose()
+    async with opened(cluster.url) as store:
+        for service_key in AWKWARD_NAMES:
+            await write(store, 1, service_key)
+            await write(store, 2, service_key)
+            assert await store.listed_in(service_key, "u2", ["beta", "other"]) == {"beta"}
+        await store.put_profile("{u}1", Profile(tier="premium"))
+        assert await store.profile("{u}1") == Profile(tier="premium")
 
 
 async def _call(client: Redis, *command: Any) -> Any:
@@ -346,7 +345,7 @@ async def test_any_client_may_be_injected(
     server: RedisServer, client: Redis, options: dict[str, Any]
 ) -> None:
     async with Redis.from_url(server.url, **options) as injected:
-        store = RedisStore(Connection(OneServer(injected)), silence_s=0.01)
+        store = RedisStore(Connection(OneServer(injected), timeout_s=PATIENCE_S), silence_s=0.01)
         async with aclosing(store.watch()) as announcements:
             assert await anext(announcements) == ""
             await write(store, 1, "支付")
@@ -362,10 +361,9 @@ async def test_any_client_may_be_injected(
 
 async def test_a_store_is_reached_over_tcp_too() -> None:
     with running_redis(port=free_port()) as server:
-        store = RedisStore.connect(f"{server.tcp_url}/0")
-        await write(store, 1)
-        assert await store.revisions() == {"shop": 1}
-        await store.aclose()
+        async with opened(f"{server.tcp_url}/0") as store:
+            await write(store, 1)
+            assert await store.revisions() == {"shop": 1}
 
 
 @pytest.mark.parametrize(

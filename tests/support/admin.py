@@ -12,7 +12,7 @@ from canary.admin.v1 import admin_pb2_grpc
 from canary_documents import to_message
 from dev_stack.stack import CANARY, CANARY_UPSTREAM, SERVICE_KEY, STABLE
 
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 
 class Admin:

@@ -13,30 +13,29 @@ from canaryctl.app import cli
 from click.testing import CliRunner, Result
 from decision_svc.app import Running
 
+from support.process_wide import put_back
 from support.service import serve_in_thread
 
 
 @contextmanager
 def silent_service(**settings: Any) -> Iterator[Running]:
     """A service that logs nowhere: the test's stdout is for canaryctl's answers alone."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
-    try:
+    with put_back():  # another service of the same test may be silent, too
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
         with serve_in_thread(**settings) as running:
             yield running
-    finally:
-        structlog.reset_defaults()
 
 
 class Canaryctl:
-    """canaryctl as ``kim``, about one service key."""
+    """canaryctl as ``kim`` or another, about one service key."""
 
-    def __init__(self, address: str, service_key: str) -> None:
-        self.address, self.shop = address, service_key
+    def __init__(self, address: str, service_key: str, actor: str = "kim") -> None:
+        self.address, self.shop, self.actor = address, service_key, actor
 
     def __call__(self, line: str, text: str | None = None) -> Result:
         """Run a line; SHOP in it is the service key, quotes hold no blanks."""
         words = [self.shop if word == "SHOP" else word for word in line.split()]
-        start = ["--address", self.address, "--actor", "kim"]
+        start = ["--address", self.address, "--actor", self.actor]
         return CliRunner().invoke(cli, [*start, *words], input=text)
 
     def ok(self, line: str, text: str | None = None) -> str:

@@ -26,6 +26,7 @@ from dev_stack.processes import Process
 from dev_stack.stack import ANY_PORT, CANARY, SERVICE_KEY, STABLE, Plan, Stack
 from prometheus_client.parser import text_string_to_metric_families
 
+from support import unhurried_plugin
 from support.admin import Admin, admin_of
 from support.load import Load, User
 from support.stack import GATEWAY, ROOT
@@ -33,7 +34,7 @@ from support.stack import GATEWAY, ROOT
 LISTED = [f"listed-{number}" for number in range(30)]
 LISTED_NETWORK = "10.77.0.0/24"
 CLIENT_IP = "127.0.0.1"
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 CAUSE = "canary_plugin_troubles_total"
 # Beginnings of causes that cost nobody a decision.
 HARMLESS = ("alone-", "policy-stream", "decide-stream", "outcomes-")
@@ -42,7 +43,8 @@ HARMLESS = ("alone-", "policy-stream", "decide-stream", "outcomes-")
 class Chaos(Stack):
     """The stack, and what its plugin server says of itself."""
 
-    plugin_module = "canary_plugin"
+    plugin_module = unhurried_plugin.NAME
+    """``canary_plugin`` for tests of how long it waits itself."""
     plugin_options: tuple[str, ...] = ()
     plugin_asks = ""
     """Where the plugin server asks, if not at the stack's decision service."""

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from canary_controller.admin import (
-    Answered,
+    Counted,
     Known,
     Lease,
     News,
@@ -47,6 +47,7 @@ from canary_engine.model import (
     Policy,
     Release,
     Strategy,
+    Variant,
     Version,
     VersionStatus,
 )
@@ -64,6 +65,10 @@ from decision_svc.store.protocol import ChangeRecord, Document, Link
 from decision_svc.store.protocol import LostRace as StoreLostRace
 
 SHOP = "shop"
+STABLE_REQUESTS = [
+    Counted(version=version, variant=Variant.STABLE, release_id="", requests=100, errors=0)
+    for version in ("v1", "v2")
+]
 MOST_TURNS = 60
 TALLY = Tally({200: 10})
 NO_EVIDENCE = Evidence(evidence=evidence.begin(()))
@@ -136,6 +141,8 @@ class World:
         """What becomes of a record that is to be kept."""
         self.unread: AdminError | None = None
         """Why no record can be read."""
+        self.counted: Sequence[Counted] = STABLE_REQUESTS
+        """What is heard of the latest requests."""
         self.looked: Case | None = None
         """What was judged last."""
         self._holder, self._token, self._until = "", 0, 0.0
@@ -341,9 +348,9 @@ class Wire:
         """See Figures."""
         return await self._call(dict)
 
-    async def versions(self, service_key: str, window_s: int) -> Mapping[str, Answered]:
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
         """See Figures."""
-        return await self._call(lambda: {"v1": Answered(100, 0), "v2": Answered(100, 0)})
+        return await self._call(lambda: self._world.counted)
 
     async def _call(self, done: Callable[[], Answer]) -> Answer:
         await self._way()

@@ -17,6 +17,8 @@ from canary_plugin.deciders.service import Service
 from canary_plugin.deciders.stream import DecideStream
 from canary_plugin.troubles import Troubles
 
+from support.waiting import WITHIN_S
+
 
 @dataclass(frozen=True)
 class Deciders:
@@ -39,7 +41,7 @@ async def deciders(*addresses: str) -> AsyncIterator[Deciders]:
         PolicyStream(service.stubs, policies, each, troubles, "test") for each in persons.values()
     ]
     tasks = [asyncio.create_task(stream.run()), *(asyncio.create_task(t.run()) for t in told)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WITHIN_S):
         await asyncio.gather(stream.opened.wait(), *(t.complete.wait() for t in told))
     remote = RemoteDecider(stream, policies, persons["remote"], troubles)
     local = LocalDecider(policies, persons["local"], remote)

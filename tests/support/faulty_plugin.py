@@ -5,13 +5,12 @@ python -m support.faulty_plugin --socket PATH ...
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from canary_plugin import __main__, supervisor
 from canary_plugin.outcomes import hearing
 from canary_plugin.outcomes.handlers import ListeningHandler
+
+from support.unhurried_plugin import run
 
 BEFORE_ANY_CALL, AFTER_A_CALL, AFTER_HEADERS = "raises-first", "raises-second", "raises-last"
 MARKER = "x-chaos"
@@ -36,12 +35,6 @@ class FaultyHandler(ListeningHandler):
             raise PluginError("after the headers")
 
 
-def worker_command(arguments: Sequence[str]) -> list[str]:
-    """What starts a worker with this plugin."""
-    return [sys.executable, "-m", "support.faulty_plugin", *arguments, "--worker"]
-
-
 if __name__ == "__main__":
-    supervisor.worker_command = worker_command
     hearing.ListeningHandler = FaultyHandler  # type: ignore[attr-defined]
-    __main__.main()
+    run("support.faulty_plugin")

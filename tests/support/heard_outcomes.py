@@ -82,11 +82,13 @@ async def listed(running: Running, key: str = KEY) -> dict[str, admin_pb2.Versio
 
 
 async def counted(
-    running: Running, requests: int, *, versions: int = 0
+    running: Running, requests: int, *, versions: int = 0, told_by: Outcomes | None = None
 ) -> dict[str, dict[int, int]]:
-    """Statuses by version, once there are that many."""
+    """Statuses by version, once there are that many, which somebody may have to be made to tell."""
     async with asyncio.timeout(WITHIN_S):
         while True:
+            if told_by is not None:
+                await told_by.sender.flush()
             found = await listed(running)
             enough = sum(o.requests for o in found.values()) >= requests
             if enough and len(found) >= versions:
@@ -114,6 +116,13 @@ class Outcomes:
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
+
+
+async def told(made: Outcomes) -> None:
+    """Let the sender go on until everything is acknowledged: a busy machine lets some be late."""
+    async with asyncio.timeout(WITHIN_S):
+        while len(made.aggregate) or made.sender.is_waiting:
+            await made.sender.flush()
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from support import waiting
 from support.http1 import Connection
 
-WITHIN_S = 20.0
+WITHIN_S = 90.0
 # Longer than Kong waits for a plugin server, so that a hang shows as what Kong makes of it.
 PATIENCE_S = 70.0
 LOOK_EVERY_S = 0.02

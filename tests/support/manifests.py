@@ -59,6 +59,17 @@ def objects(overlay: str) -> tuple[Object, ...]:
         return tuple(built(copied(Path(folder)) / "overlays" / overlay))
 
 
+@functools.cache
+def above(overlay: str, document: str) -> tuple[Object, ...]:
+    """The objects of an overlay of one's own above this one, which says what the document says."""
+    with tempfile.TemporaryDirectory(prefix="kubernetes-") as name:
+        mine = copied(Path(name)) / "overlays/mine"
+        mine.mkdir()
+        said = {"resources": [f"../{overlay}"], **yaml.safe_load(document)}
+        (mine / "kustomization.yaml").write_text(yaml.safe_dump(said))
+        return tuple(built(mine))
+
+
 def of_kind(overlay: str, *kinds: str) -> dict[str, Object]:
     """The objects of these kinds by name."""
     found = [thing for thing in objects(overlay) if thing["kind"] in kinds]
@@ -153,7 +164,7 @@ def _built_by_compose() -> dict[str, str]:
 
 
 def dockerfile(image: str) -> str:
-    """The recipe of an image that the compose file builds; "" for any other."""
+    """The recipe of an image, with its tag, that the compose file builds; "" for any other."""
     found = _built_by_compose().get(image)
     return (ROOT / found).read_text() if found else ""
 

@@ -2,6 +2,9 @@
 
 A pod that some policy selects for a direction may do only what one of them allows in it; both ends
 must agree. What is outside the cluster, and pods of other namespaces, are not ours to restrict.
+
+An ipBlock is read as narrowly as any network reads it: it never means a pod (as with Cilium; others
+match pods by their addresses, too).
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ Policy = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A kind of pods, or an address outside of the cluster."""
+    """A kind of pods, or an address outside of the cluster or on the node."""
 
     name: str
     namespace: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
     ports: frozenset[int] = frozenset()
     address: str = ""
 
@@ -67,7 +71,7 @@ def _is(wanted: Mapping[str, Any], peer: Peer, own_namespace: str) -> bool:
         return bool(peer.address) and _is_in(wanted["ipBlock"], peer.address)
     if peer.address:
         return False
-    place = {"kubernetes.io/metadata.name": peer.namespace}
+    place = {**peer.namespace_labels, "kubernetes.io/metadata.name": peer.namespace}
     if "namespaceSelector" in wanted:
         is_there = selects(wanted["namespaceSelector"], place)
     else:

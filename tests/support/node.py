@@ -29,7 +29,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.manifests import PROGRAMS, Object, Pods, dockerfile, environment, of_kind, pods, secret
 from support.redis_server import free_port
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 POLL_S = 0.02
 BIN = Path(sys.executable).parent
 
@@ -112,7 +112,8 @@ class Container:
     def __init__(self, node: Node, found: Pods, container: Object) -> None:
         self._node, self._manifest = node, container
         mounts = node.mounts(found, container)
-        self._here: Callable[[str], str] = lambda text: node.here(text, container, mounts)
+        self.here: Callable[[str], str] = lambda text: node.here(text, container, mounts)
+        """A text with the container's paths, ports and hosts as they are on this machine."""
         told = environment(node.overlay, container)
         for variable in container.get("env", []):
             source = variable.get("valueFrom", {})
@@ -120,7 +121,7 @@ class Container:
                 told[variable["name"]] = node.secret(reference["name"])[reference["key"]].decode()
             if source.get("fieldRef") == {"fieldPath": "metadata.name"}:
                 told[variable["name"]] = f"{found.name}-0"
-        self.environment = {name: self._here(value) for name, value in told.items()}
+        self.environment = {name: self.here(value) for name, value in told.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextmanager
@@ -154,13 +155,15 @@ class Container:
         program, *more = [*command, *words]
         found = shutil.which(program, path=f"{BIN}:{os.environ['PATH']}")
         assert found, f"{program} is not here"
-        return [found, *(self._here(word) for word in more)]
+        return [found, *(self.here(word) for word in more)]
 
     def succeeds(self, kind: str) -> bool:
-        """Ask one of its probes, once."""
+        """Ask one of its probes, once. It is given up no sooner than this machine, which may be
+        busy, would need.
+        """
         probe = self._manifest[kind]
         (way,) = probe.keys() & _WAYS.keys()
-        return _WAYS[way](self, probe[way], float(probe.get("timeoutSeconds", 1)))
+        return _WAYS[way](self, probe[way], max(float(probe.get("timeoutSeconds", 1)), PATIENCE_S))
 
     def wait_for(self, kind: str) -> None:
         """Ask one of its probes until it succeeds; fails if that takes too long, or it ends."""
@@ -219,13 +222,13 @@ class Container:
         return True
 
     def by_command(self, asked: Mapping[str, Any], timeout_s: float) -> bool:
-        """Whether a command ends well. No sooner than it would: this machine may be busy."""
-        command = [self._here(word) for word in asked["command"]]
+        """Whether a command ends well."""
+        command = [self.here(word) for word in asked["command"]]
         done = subprocess.run(
             command,
             env={**os.environ, **self.environment, "PATH": f"{BIN}:{os.environ['PATH']}"},
             capture_output=True,
-            timeout=max(timeout_s, PATIENCE_S),
+            timeout=timeout_s,
             check=False,
         )
         return done.returncode == 0

@@ -15,11 +15,11 @@ from urllib.request import urlopen
 
 from support.redis_server import free_port
 
-_START_S = 30.0
-_STOP_S = 10.0
+_START_S = 90.0
+_STOP_S = 60.0
 _POLL_S = 0.02
 _CONFIG = """
-global: {{scrape_interval: 100ms, scrape_timeout: 100ms}}
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
   - job_name: target
     static_configs: [{{targets: ["127.0.0.1:{port}"]}}]

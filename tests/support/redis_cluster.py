@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -11,11 +10,11 @@ from redis import Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError
 
-from support.redis_server import RedisServer, wait_until
+from support.redis_server import RedisServer, free_port, wait_until
 
 MASTERS = 3
 # A master waits two seconds after its start before it takes writes.
-_JOIN_S = 30.0
+_JOIN_S = 90.0
 
 
 class RedisCluster:
@@ -116,12 +115,8 @@ def _clustered(bus: int) -> Sequence[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different loopback ports that nobody listened on a moment ago."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """As many loopback ports, see ``free_port``."""
+    return [free_port() for _ in range(count)]
 
 
 def _is_known(newcomer: RedisServer, by: Sequence[RedisServer]) -> bool:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_START_S = 10.0
-_STOP_S = 10.0
+_START_S = 60.0
+_STOP_S = 60.0
 _POLL_S = 0.005
+_LOWEST_PORT, _MOST_KEPT = 10_240, 256
+_KEPT: deque[int] = deque()
+"""Descriptors of what keeps ports for this process, the oldest first."""
 
 
 class RedisServer:
@@ -126,11 +132,34 @@ def running_redis(
 
 
 def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on, nor will before whoever is told of it does.
+
+    It lies below those that the kernel gives away, and whoever else asks here, in whichever
+    process, is told of another one.
+    """
+    while True:
+        port = random.randrange(_LOWEST_PORT, _lowest_given_away())
+        if _is_kept(port):
+            return port
+
+
+def _lowest_given_away() -> int:
+    given_away = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii")
+    return max(int(given_away.split()[0]), 2 * _LOWEST_PORT)
+
+
+def _is_kept(port: int) -> bool:
+    """Whether the port was free and is now kept: a datagram socket of its number says so."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sign, socket.socket() as probe:
+        try:
+            sign.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        _KEPT.append(sign.detach())
+    if len(_KEPT) > _MOST_KEPT:
+        os.close(_KEPT.popleft())
+    return True
 
 
 def _persistence(appendonly: bool) -> Sequence[str]:

@@ -17,7 +17,8 @@ PATIENCE_S = 10.0
 @asynccontextmanager
 async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
     """A store that is closed afterwards."""
-    store = RedisStore.connect(url, **{"timeout_s": PATIENCE_S} | options)
+    patient = {"timeout_s": PATIENCE_S, "connect_timeout_s": PATIENCE_S}
+    store = RedisStore.connect(url, **patient | options)
     try:
         yield store
     finally:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 ANY_PORT = "127.0.0.1:0"
 # Nothing listens there, and connecting fails at once.
 NOWHERE = "unix:/nonexistent/decision-service"
-READY_S = 30.0
+READY_S = 60.0
 
 
 @asynccontextmanager

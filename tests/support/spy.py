@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self
 
 import grpc
 from canary.decision.v1 import decision_pb2 as pb
 from canary.decision.v1 import decision_pb2_grpc
+from canary_plugin.deciders.policy_stream import PolicyStream
 
 from support.kong_side import KEY
 from support.waiting import WITHIN_S, until
@@ -47,6 +48,7 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.reports: list[pb.ReportOutcomesRequest] = []
         self.watched: list[pb.WatchPoliciesRequest] = []
         self.told: list[pb.WatchPoliciesResponse] = []
+        """What was passed on by policy streams and taken over by a plugin of this process."""
         self.decide: Decide = lambda request, forward: forward(request)
         self.watch: Callable[[], Awaitable[None]] = _at_once
         """Waited for before a policy stream stands."""
@@ -57,6 +59,8 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         self.refuses_baselines = False
         self._calls: set[Any] = set()
         self._cut: set[Any] = set()
+        self._on_their_way: list[pb.WatchPoliciesResponse] = []
+        self._at_end = ExitStack()
 
     async def start(self) -> None:
         """Serve, at the same address as before."""
@@ -72,9 +76,11 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
 
     async def __aenter__(self) -> Self:
         await self.start()
+        self._at_end.enter_context(_taken_over(self._arrived))
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._at_end.close()
         await self.stop()
         await self._channel.close()
 
@@ -142,8 +148,9 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
             async for message in call:
                 await self.hold()
                 if not self.is_mute:
-                    self.told.append(message)
-                    yield self.tell(message)
+                    told = self.tell(message)
+                    self._on_their_way.append(told)
+                    yield told
         except asyncio.CancelledError:
             if call not in self._cut:
                 raise
@@ -159,16 +166,46 @@ class Spy(decision_pb2_grpc.DecisionServiceServicer):
         for call in self._calls:
             call.cancel()
 
-    async def heard(self, service_key: str = KEY) -> None:
-        """Wait until the plugin was told of a service key's policy, and has taken it over."""
-        await until(lambda: any(m.service_key == service_key for m in self.told), "a policy")
-        await asyncio.sleep(0)
+    def _arrived(self, message: pb.WatchPoliciesResponse) -> None:
+        if message in self._on_their_way:  # else another spy passed it on
+            self._on_their_way.remove(message)
+            self.told.append(message)
+
+    async def heard(self, revision: int = 0) -> None:
+        """Wait until the plugin was told of the policy, at that revision or a later one, and has
+        taken it over.
+        """
+
+        def is_heard() -> bool:
+            return any(m.service_key == KEY and m.policy.revision >= revision for m in self.told)
+
+        await until(is_heard, f"the policy at revision {revision}")
 
     async def heard_all(self) -> None:
         """Wait until the plugin was told that it has heard of every policy."""
         end = pb.WatchPoliciesResponse()
         await until(lambda: end in self.told, "the end of the policies")
-        await asyncio.sleep(0)
+
+
+@contextmanager
+def _taken_over(hear: Callable[[pb.WatchPoliciesResponse], None]) -> Iterator[None]:
+    """Hear of each message when a policy stream of this process has taken it over.
+
+    That it was sent is no sign of that: on a busy machine the threads between are late.
+    """
+    real = PolicyStream._hear
+
+    def heard(self: PolicyStream, message: pb.WatchPoliciesResponse, told: set[str]) -> None:
+        try:
+            real(self, message, told)
+        finally:
+            hear(message)
+
+    PolicyStream._hear = heard  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PolicyStream._hear = real  # type: ignore[method-assign]
 
 
 @asynccontextmanager

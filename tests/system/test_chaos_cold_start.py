@@ -43,12 +43,15 @@ async def test_who_comes_before_the_worker_waits_for_it_and_gets_their_own_versi
     await until(stack.plugin_socket.exists, "the supervisor's socket")
     await until(lambda: children(stack.plugin.pid), "a worker")
     (worker,) = children(stack.plugin.pid)
-    os.kill(worker, signal.SIGSTOP)
+    # Its supervisor too, which would take it for one that is stuck.
+    for pid in (stack.plugin.pid, worker):
+        os.kill(pid, signal.SIGSTOP)
     await asyncio.to_thread(stack.gateway.start)
     async with load(stack.gateway.address, users, clients=CLIENTS) as found:
         await until(lambda: found.began == CLIENTS, "every client's first request")
         assert found.answered == 0
-        os.kill(worker, signal.SIGCONT)
+        for pid in (worker, stack.plugin.pid):
+            os.kill(pid, signal.SIGCONT)
         await found.round()
     found.check()
     assert stack.undecided() == {}
@@ -77,6 +80,7 @@ async def test_before_the_decision_service_has_ever_spoken_everybody_is_stable_t
     await asyncio.to_thread(stack.gateway.stop)
     await asyncio.to_thread(stack.plugin.stop)
     stack.decision.kill()
+    stack.plugin_module = "canary_plugin"
     await asyncio.to_thread(stack.spawn_plugin_server)
     await until(stack.plugin_socket.exists, "the supervisor's socket")
     await asyncio.to_thread(stack.gateway.start)

@@ -11,7 +11,7 @@ from dev_stack.stack import CANARY_UPSTREAM
 from support.admin import admin_of
 from support.chaos import Chaos, chaos_stack, stored, until_asked, users_of
 from support.liar import Answers, Liar, Lie, honest, lying
-from support.load import User, load
+from support.load import User, load, until
 
 # Kong's deadline for a decision is 20 ms in the seed.
 LATE_BY_S = 0.06
@@ -136,11 +136,13 @@ async def test_what_is_said_wrongly_is_decided_alone(
         counted, undecided = stack.troubles(), stack.undecided()
         with liar.telling(lie):
             await found.round()
-            assert liar.lies > 0
+            # A busy machine may have kept the plugin from asking all the while, or from hearing.
+            await until(lambda: liar.lies > 0, "a lie")
+            if cause:
+                await until(lambda: (stack.troubles() - counted)[cause] > 0, cause)
         await until_asked(stack, found)
     found.check()
     assert stack.undecided() == undecided
-    assert not cause or (stack.troubles() - counted)[cause] > 0
 
 
 async def test_what_is_said_too_late_is_decided_alone(
@@ -151,7 +153,7 @@ async def test_what_is_said_too_late_is_decided_alone(
         counted, undecided = stack.troubles(), stack.undecided()
         with liar.telling(honest, LATE_BY_S):
             await found.round()
+            await until(lambda: (stack.troubles() - counted)["alone-timeout"] > 0, "a timeout")
         await until_asked(stack, found)
     found.check()
-    assert (stack.troubles() - counted)["alone-timeout"] > 0
     assert stack.undecided() == undecided

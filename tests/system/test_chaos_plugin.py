@@ -21,9 +21,9 @@ from support.load import User, load, until
 CLIENTS = 8
 KILLS = 20
 # A Python process starts in some tenths of a second; a busy machine takes its time.
-STARTED_WITHIN_S = 5.0
-# Missed heartbeats, and the start of the next worker.
-REPLACED_WITHIN_S = 15.0
+STARTED_WITHIN_S = 30.0
+# Missed heartbeats, and the start of the next worker; Kong alone would wait for a minute.
+REPLACED_WITHIN_S = 50.0
 
 
 @pytest.fixture(scope="module")

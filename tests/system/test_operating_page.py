@@ -11,43 +11,51 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from canary_documents import to_document
-from dev_stack.stack import SERVICE_KEY, STABLE, Stack
+from dev_stack.stack import CANARY, SERVICE_KEY, STABLE, Stack
 from support.admin import Admin, admin_of
+from support.load import until
 from support.observed import shown_at
 from support.redis_server import free_port
-from support.stack import ROOT, client_of, declare, running_stack, share
+from support.stack import PATIENCE_S, ROOT, Client, client_of, declare, running_stack
 
 PAGE = (ROOT / "docs" / "operating.md").read_text()
 HEADING = re.compile(r"^##+ (.+)$", re.MULTILINE)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ENDS_S = 280.0
-USERS = [f"user-{number}" for number in range(200)]
+YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ENDS_S = 540.0
+USERS = [f"user-{number}" for number in range(60)]
+TESTER = {"x-canary-test": "true"}
 
 
-def sections() -> dict[str, str]:
-    """By heading, the commands of a section."""
+def texts() -> dict[str, str]:
+    """By heading, what a section says."""
     _, *parts = HEADING.split(PAGE)
-    texts = zip(parts[::2], parts[1::2], strict=True)
-    return {title: "".join(BLOCK.findall(text)) for title, text in texts if BLOCK.search(text)}
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-SECTIONS = sections()
-WALK = ["One machine, as processes", "The plugin server", "Back up", "Restore", "Tokens", "Stop"]
-# What takes everybody away from the canary, and what else is done to a release.
-PLAYBOOKS = {
-    "Give everybody stable": "rolled-back",
-    "The canary's error rate is too high": "rolled-back",
-    "The canary is slow": "rolled-back",
-    "Data is inconsistent": "rolled-back",
+TEXTS = texts()
+SECTIONS = {
+    title: "".join(BLOCK.findall(text)) for title, text in TEXTS.items() if BLOCK.search(text)
 }
-RUNBOOKS = [title for title in SECTIONS if title not in (*WALK, *PLAYBOOKS)]
+"""By heading, the commands of a section."""
+WALK = ["One machine, as processes", "The plugin server", "Back up", "Restore", "Tokens", "Stop"]
+PLAYBOOKS = [
+    "Give everybody stable",
+    "The canary's error rate is too high",
+    "The canary is slow",
+    "Data is inconsistent",
+]
+"""What takes everybody away from the canary, and leaves the release halted."""
+TOO_LATE, END, AGAIN = "When the release has ended already", "End the release", "Release again"
+RUNBOOKS = [title for title in SECTIONS if title not in (*WALK, *PLAYBOOKS, TOO_LATE, END, AGAIN)]
 
 
 def bash(script: str, folder: Path, environment: Mapping[str, str]) -> str:
@@ -113,17 +121,9 @@ def test_the_walk_on_one_machine_works_from_the_first_token_to_the_end(checkout:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running_stack(controller=(), declare=declared) as running:
+    """With the gateway's file as it is shipped: its baseline gives users and testers the canary."""
+    with running_stack(controller=()) as running:
         yield running
-
-
-def declared(addresses: Mapping[str, str]) -> dict[str, Any]:
-    """The gateway's file as the page asks for it: its baseline gives nobody the canary."""
-    document = declare(addresses)
-    for plugin in document["plugins"]:
-        if plugin.get("service") is None and plugin.get("route") is None:
-            plugin["config"]["percentage"] = 0
-    return document
 
 
 @pytest.fixture
@@ -131,23 +131,58 @@ def admin(stack: Stack) -> Iterator[Admin]:
     """Of a service with a release that gives half of the users the canary."""
     with admin_of(stack.admin_address) as found:
         found.end()
-        found.release(50)
+        found.release(50, salt="operating")
         yield found
 
 
 def run(title: str, stack: Stack, folder: Path) -> str:
     """Run a section against a stack, in whose place the page has the usual addresses."""
     script = SECTIONS[title].replace("redis-cli -p 6380", f"redis-cli -s {stack.redis_socket}")
-    for usual, here in (
-        ("127.0.0.1:8000", stack.gateway.address),
-        ("127.0.0.1:9464", stack.metrics_address),
-        ("127.0.0.1:9465", shown_at(stack.plugin.output())),
-        ("127.0.0.1:9466", shown_at(stack.controller.output())),
-    ):
-        script = script.replace(usual, here)
+    places: dict[str, Callable[[], str]] = {
+        "127.0.0.1:8000": lambda: stack.gateway.address,
+        "127.0.0.1:9464": lambda: stack.metrics_address,
+        "127.0.0.1:9465": lambda: shown_at(stack.plugin.output()),
+        "127.0.0.1:9466": lambda: shown_at(stack.controller.output()),
+    }
+    for usual, here in places.items():
+        # A stack may lack what a section does not ask.
+        script = script.replace(usual, here()) if usual in script else script
     return bash(
         script, folder, {"CANARYCTL_ADDRESS": stack.admin_address, "CANARYCTL_ACTOR": "on-duty"}
     )
+
+
+def release_of(admin: Admin) -> dict[str, Any]:
+    """The release as it is stored."""
+    return to_document(admin("GetPolicy", service_key=SERVICE_KEY).policy.release)
+
+
+async def found(client: Client) -> set[str]:
+    """Which versions the users and a tester get."""
+    return {*(await client.versions(USERS)).values(), await client.version(TESTER)}
+
+
+async def gets(client: Client, versions: set[str]) -> None:
+    """Wait until users and tester together get these versions."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await found(client) != versions:
+            pass
+
+
+async def nobody_gets_the_canary(client: Client, admin: Admin) -> None:
+    """Neither users nor a tester, once the service goes by what was written last."""
+    written = admin("GetPolicy", service_key=SERVICE_KEY).policy.revision
+    await until(
+        lambda: written in [s.revision for s in admin("ListServices").services],
+        "the revision that was written",
+    )
+    await gets(client, {STABLE})
+    assert await found(client) == {STABLE}
+
+
+def told_canary(printed: str) -> list[str]:
+    """The lines of ``explain`` that say that somebody gets the canary."""
+    return re.findall(r"^canary \(.*\) because .*$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("title", PLAYBOOKS)
@@ -155,15 +190,78 @@ async def test_a_playbook_takes_everybody_away_from_the_canary(
     stack: Stack, admin: Admin, title: str, tmp_path: Path
 ) -> None:
     async with client_of(stack) as client:
-        async with asyncio.timeout(30):
-            while share(await client.versions(USERS)) < 0.3:
-                pass
-        run(title, stack, tmp_path)
-        async with asyncio.timeout(30):
-            while set((await client.versions(USERS)).values()) != {STABLE}:
-                pass
-    release = to_document(admin("GetPolicy", service_key=SERVICE_KEY).policy.release)
-    assert release["status"] == PLAYBOOKS[title]
+        await gets(client, {STABLE, CANARY})
+        printed = run(title, stack, tmp_path)
+        await nobody_gets_the_canary(client, admin)
+    assert told_canary(printed) == []
+    assert release_of(admin)["halted"]
+
+
+async def test_after_a_rollback_the_gateways_file_gives_nobody_the_canary_while_another_is_halted(
+    stack: Stack, admin: Admin, tmp_path: Path
+) -> None:
+    admin("MoveRelease", move="halt")
+    async with client_of(stack) as client:
+        await nobody_gets_the_canary(client, admin)
+        admin("MoveRelease", move="roll-back")
+        await gets(client, {STABLE, CANARY})
+        printed = run(TOO_LATE, stack, tmp_path)
+        await nobody_gets_the_canary(client, admin)
+    assert told_canary(printed) == []
+    assert release_of(admin)["halted"]
+
+
+async def test_a_release_is_ended_and_made_again_when_no_gateways_file_gives_its_version(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    config: dict[str, Any] = {}
+    with (
+        running_stack(declare=lambda addresses: declared(addresses, config)) as stack,
+        admin_of(stack.admin_address) as admin,
+    ):
+        admin.release(50)
+        async with client_of(stack) as client:
+            await gets(client, {STABLE, CANARY})
+            run("Give everybody stable", stack, tmp_path)
+            config |= yaml.safe_load(YAML.findall(TEXTS[END])[0])["plugins"][0]["config"]
+            await reload(stack, client, admin)
+            printed = run(END, stack, tmp_path)
+            assert release_of(admin)["status"] == "rolled-back"
+            await nobody_gets_the_canary(client, admin)
+        assert told_canary(printed) == []
+        assert "warning" not in printed
+        run(AGAIN, stack, tmp_path)
+        again = release_of(admin)
+    assert (again["status"], again["percentage"]) == ("in-progress", 1)
+    assert CANARY in (tmp_path / "incident-4711.html").read_text()
+
+
+def declared(addresses: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The gateway's file, with another config of the plugin if there is one."""
+    document = declare(addresses)
+    for plugin in document["plugins"]:
+        if config and "service" not in plugin and "route" not in plugin:
+            plugin["config"] = dict(config)
+    return document
+
+
+async def reload(stack: Stack, client: Client, admin: Admin) -> None:
+    """Have the gateway read its file, and wait until the baseline in it is the only one."""
+    stack.write_declarative()
+    stack.gateway.reload()
+    async with asyncio.timeout(PATIENCE_S):
+        while "reloaded" not in stack.gateway.log():
+            await client.version()
+        stack.plugin.signal(signal.SIGHUP)
+        while shares(admin) != [0]:
+            await client.version()
+
+
+def shares(admin: Admin) -> list[float]:
+    """The percentages of the baselines in contact."""
+    listed = admin("ListBaselines", service_key=SERVICE_KEY).baselines
+    return [one.baseline.policy.release.percentage for one in listed]
 
 
 @pytest.mark.parametrize("title", RUNBOOKS)
@@ -176,6 +274,6 @@ def test_the_commands_of_a_runbook_work(
 
 
 def test_every_command_of_the_page_is_in_a_section_that_is_run() -> None:
-    assert SECTIONS.keys() == {*WALK, *PLAYBOOKS, *RUNBOOKS}
+    assert SECTIONS.keys() == {*WALK, *PLAYBOOKS, TOO_LATE, END, AGAIN, *RUNBOOKS}
     assert len(BLOCK.findall(PAGE)) == PAGE.count("```sh\n")
     assert RUNBOOKS

@@ -22,12 +22,13 @@ import pytest
 from canary_plugin.supervisor import FREE_DEATHS, pause_s
 from decision_svc.app import Running
 from dev_stack.processes import Process
+from support import unhurried_plugin
 from support.chaos import is_gone
 from support.kong_side import Kong, RpcError
 from support.service import serve_in_thread
 from support.waiting import until
 
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 TESTER = {"x-canary-test": "true"}
 CONFIG = {
     "canary_upstream": "canary.yyc3-xy-api",
@@ -35,6 +36,9 @@ CONFIG = {
     "deadline_ms": 10_000,
 }
 CLIENTS = 16
+TESTS = Path(__file__).resolve().parents[1]
+# The outcomes' socket cannot be made, so no worker of it ever gets ready.
+FAILING = ("--outcomes", "syslog", "--outcomes-socket", "/nonexistent/o")
 REFUSED = (ConnectionRefusedError, FileNotFoundError)
 # Whoever is not root gets a user namespace with the PID namespace.
 AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
@@ -55,14 +59,21 @@ def folder() -> Iterator[Path]:
 class Server(Process):
     """The plugin server, and what its log says of it."""
 
-    def __init__(self, folder: Path, *arguments: str, wrapped_in: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        wrapped_in: tuple[str, ...] = (),
+        module: str = unhurried_plugin.NAME,
+    ) -> None:
         self.socket = folder / "s"
-        command = [*wrapped_in, sys.executable, "-m", "canary_plugin"]
+        command = [*wrapped_in, sys.executable, "-m", module]
         super().__init__(
             "plugin",
             [*command, "--socket", str(self.socket), "--outcomes", "off", *arguments],
             folder / "log",
             ready_word="ready socket=",
+            environment={"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         )
 
     @property
@@ -226,9 +237,8 @@ async def test_a_removed_socket_is_bound_again_while_pooled_connections_go_on(
 ) -> None:
     async with serving(folder, service) as server, Load(server.socket) as load:
         server.socket.unlink()
-        answered = load.answered
         await until(server.socket.exists)
-        assert load.answered > answered
+        await load.goes_on()
         async with Kong(server.socket) as kong:
             instance = await kong.start(CONFIG)
             assert (await kong.access(instance, TESTER)).variant == "canary"
@@ -309,7 +319,7 @@ async def test_as_a_start_command_it_ends_with_its_parent(folder: Path, service:
 
 
 async def test_workers_that_never_get_ready_do_not_make_it_give_up(folder: Path) -> None:
-    server = Server(folder, "--outcomes", "syslog", "--outcomes-socket", "/nonexistent/o")
+    server = Server(folder, *FAILING, module="canary_plugin")
     server.spawn()
     try:
         await until(lambda: server.output().count("ended with 1") > FREE_DEATHS)
@@ -387,4 +397,8 @@ def _children(pid: int) -> list[int]:
 
 
 def _command_line(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    """What it was started with; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []

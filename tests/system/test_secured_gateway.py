@@ -28,7 +28,7 @@ from support.authority import Authority
 from support.load import until
 from support.stack import Client, client_of
 
-WITHIN_S = 20.0
+WITHIN_S = 90.0
 TESTER = {"x-canary-test": "true"}
 USERS = [f"user-{number}" for number in range(60)]
 
@@ -173,7 +173,8 @@ def start_release(admin: Admin) -> None:
     admin("SetRules", rules=[{**rule, "exact": "yes"}])
 
 
-OPTED_IN = {"x-opt-in": "yes"}
+# Somebody whom neither the baseline draws nor the release: only its rule gives them the canary.
+OPTED_IN = {"x-opt-in": "yes", "x-user-id": "who waits"}
 
 
 async def until_version(client: Client, headers: dict[str, str], version: str) -> None:
@@ -261,7 +262,8 @@ async def test_a_wrong_token_costs_the_canary_and_no_request(secured: Secured) -
         told = re.findall(r"([a-z-]+) \(\d+ since last told", secured.plugin.output())
         intervals = (monotonic() - started) / INTERVAL_S
         assert sum(troubles.values()) >= 3 * len(USERS)
-        assert set(told) == set(troubles)
+        # Those that were counted first may come between two looks.
+        assert set(troubles) <= set(told) <= set(await asyncio.to_thread(secured.troubles))
         assert max(Counter(told).values()) <= intervals + 1
         assert "UNAUTHENTICATED" in secured.plugin.output()
         assert "nobody-knows" not in secured.plugin.output()

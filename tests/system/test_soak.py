@@ -23,7 +23,8 @@ RELOAD_EVERY_S = 1.0
 WARM_S = min(SOAK_S / 2, 30.0)
 # Each reload leaves an instance, which is dropped after 15 minutes: some kB each.
 GROWTH_KB, GROWTH_KB_A_RELOAD = 4_096, 16
-MORE_FDS = 16
+# Fewer than there are reloads. gRPC starts threads where those that it has wait for the processor.
+MORE_FDS, MORE_THREADS = 16, 4
 SHOWN = 12
 
 
@@ -88,7 +89,7 @@ async def test_memory_connections_and_instances_stay_bounded_while_the_gateway_r
     assert last.worker_kb - warm.worker_kb < GROWTH_KB + GROWTH_KB_A_RELOAD * reloads, told
     assert last.supervisor_kb == pytest.approx(warm.supervisor_kb, abs=512), told
     assert last.fds - warm.fds <= MORE_FDS, told
-    assert last.threads == warm.threads, told
+    assert last.threads - warm.threads <= MORE_THREADS, told
     assert last.instances <= last.reloads + 2, told
     assert last.in_progress <= found.clients, told
 

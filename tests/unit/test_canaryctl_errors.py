@@ -10,6 +10,7 @@ from canary.admin.v1 import admin_pb2
 from canaryctl import errors
 from canaryctl.app import cli
 from click.testing import CliRunner, Result
+from google.protobuf.message import Message
 
 EXIT_CODES = {
     grpc.StatusCode.FAILED_PRECONDITION: 1,
@@ -23,14 +24,14 @@ EXIT_CODES = {
 
 
 class Failed(grpc.RpcError):
-    def __init__(self, status: grpc.StatusCode) -> None:
-        self.status = status
+    def __init__(self, status: grpc.StatusCode, said: str | None = None) -> None:
+        self.status, self.said = status, said
 
     def code(self) -> grpc.StatusCode:
         return self.status
 
     def details(self) -> str | None:
-        return None
+        return self.said
 
 
 @pytest.mark.parametrize("status", [s for s in grpc.StatusCode if s is not grpc.StatusCode.OK])
@@ -51,6 +52,34 @@ def test_a_lost_race_says_what_to_read_and_repeat() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("request_", "said", "told"),
+    [
+        (
+            admin_pb2.StartReleaseRequest(),
+            "version 'v2' was rolled back: say why it may be released again (despite_rollback)",
+            "version 'v2' was rolled back: say why it may be released again (--despite-rollback)",
+        ),
+        (
+            admin_pb2.ApproveRequest(),
+            "2 problems: reason: say why; valid_s: give at most 9",
+            "2 problems: --reason: say why; --valid: give at most 9",
+        ),
+        (admin_pb2.SetShadowRequest(), "valid_s: give 1 to 9", "--for: give 1 to 9"),
+        (
+            admin_pb2.ApplyRequest(),
+            "policy.limit: 9 is wrong; rules[0].position: 1",
+            "policy.limit: 9 is wrong; rules[0].position: 1",
+        ),
+    ],
+)
+def test_a_refusal_names_the_options_of_the_command_line(
+    request_: Message, said: str, told: str
+) -> None:
+    failed = Failed(grpc.StatusCode.INVALID_ARGUMENT, said)
+    assert errors.refusal(failed, request_, "127.0.0.1:9091").message == told
+
+
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli, arguments)
 
@@ -62,6 +91,8 @@ def run(*arguments: str) -> Result:
         (["percentage", "shop", "5", "--reason", " "], '--reason "..."'),
         (["percentage", "shop", "500", "--reason", "x"], "not from 0 to 100"),
         (["percentage", "shop", "5", "--reason", "x", "--expected-revision", "-1"], "-1"),
+        (["percentage", "shop", "-5", "--reason", "x"], "below 0 is no value here: give 0 or more"),
+        (["percentage", "shop", "-0.5", "--reason", "x"], "below 0 is no value here"),
         (["stat"], "No such command"),
         (["status", "--colour"], "No such option"),
         (["status", "--output", "xml"], "xml"),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from canary_controller.admin import FAR, Answered, Known, News, ReleaseNews, Write
+from canary_controller.admin import FAR, Counted, Known, News, ReleaseNews, Write
 from canary_controller.errors import Unknown
 from canary_controller.judging import EngineJudge
 from canary_controller.measuring import Measuring
@@ -77,9 +77,9 @@ class Service:
         """See Figures."""
         return {}
 
-    async def versions(self, service_key: str, window_s: int) -> dict[str, Answered]:
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
         """See Figures."""
-        return {}
+        return []
 
 
 async def test_releases_that_have_ended_take_no_room_from_those_that_are_to_be_judged() -> None:

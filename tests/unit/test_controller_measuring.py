@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from asyncio import sleep
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from canary_controller.admin import Answered
+from canary_controller.admin import Counted
 from canary_controller.measuring import Measuring
 from canary_engine.metric_snapshot import MetricSnapshot
 from canary_engine.model import Cohort, Policy, Release, ReleaseStatus
@@ -37,10 +37,10 @@ class Service:
             raise self.mistake
         return {}
 
-    async def versions(self, service_key: str, window_s: int) -> Mapping[str, Answered]:
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
         """See Figures."""
         self.asked += 1
-        return {}
+        return []
 
 
 async def wanted(measuring: Measuring, now: datetime, policy: Policy = POLICY) -> None:
@@ -66,10 +66,10 @@ async def test_after_the_end_nobody_waits_for_the_interval_of_the_plan() -> None
     measuring = Measuring(service, None)
     await wanted(measuring, NOW - timedelta(seconds=20))
     over = replace(POLICY, release=OVER)
-    for after_s in (0, 1, 10):
+    for after_s in (62, 63, 72):
         await wanted(measuring, NOW + timedelta(seconds=after_s), over)
     assert service.asked == 3
-    assert measuring.found("shop", OVER).at == NOW + timedelta(seconds=10)
+    assert measuring.found("shop", OVER).at == NOW + timedelta(seconds=72)
 
 
 async def test_a_mistake_in_measuring_is_no_data_and_never_what_was_found_before() -> None:

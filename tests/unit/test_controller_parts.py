@@ -98,8 +98,9 @@ def test_a_slot_is_complete_half_a_minute_after_its_end() -> None:
 
 @given(st.floats(0, 4e9))
 def test_the_first_slot_after_a_moment_begins_at_it_or_within_ten_seconds(at_s: float) -> None:
-    begins = slots.first_slot(datetime.fromtimestamp(at_s, UTC)) * SLOT_S
-    assert 0 <= begins - round(at_s, 6) < SLOT_S + 1e-5
+    at = datetime.fromtimestamp(at_s, UTC)
+    begins = datetime.fromtimestamp(slots.first_slot(at) * SLOT_S, UTC)
+    assert at <= begins < at + timedelta(seconds=SLOT_S)
 
 
 def test_what_was_heard_before_is_no_news_and_is_not_read_again() -> None:
@@ -533,6 +534,7 @@ def noted(*, canary: float, control: float) -> ReleaseRecord:
 
 BACK = replace(RELEASE, status=ReleaseStatus.ROLLED_BACK, ended_at=NOW)
 UP = replace(RELEASE, status=ReleaseStatus.COMPLETED, ended_at=NOW)
+GIVEN_UP = replace(RELEASE, status=ReleaseStatus.ABANDONED, ended_at=NOW)
 QUIET = Ended(canary_requests=0, stable=Answered(1_000, 5))
 
 
@@ -546,7 +548,15 @@ QUIET = Ended(canary_requests=0, stable=Answered(1_000, 5))
         (BACK, replace(QUIET, stable=None), 62, End.PENDING),
         (BACK, replace(QUIET, stable=Answered(1_000, 100)), 601, End.UNVERIFIED),
         (BACK, replace(QUIET, stable=Answered(19, 19)), 62, End.VERIFIED),
-        (BACK, replace(QUIET, stable=Answered(0, 0)), 62, End.VERIFIED),
+        (BACK, replace(QUIET, stable=Answered(0, 0)), 61, End.PENDING),
+        (BACK, replace(QUIET, stable=Answered(0, 0)), 62, End.UNHEARD),
+        (BACK, replace(QUIET, baseline_requests=1), 61, End.PENDING),
+        (BACK, replace(QUIET, baseline_requests=1), 62, End.UNVERIFIED),
+        (BACK, replace(QUIET, baseline_requests=1, stable=Answered(0, 0)), 62, End.UNVERIFIED),
+        (GIVEN_UP, replace(QUIET, baseline_requests=1), 62, End.VERIFIED),
+        (GIVEN_UP, replace(QUIET, canary_requests=1), 601, End.UNVERIFIED),
+        (UP, replace(QUIET, baseline_requests=1), 62, End.VERIFIED),
+        (UP, replace(QUIET, stable=Answered(0, 0)), 62, End.VERIFIED),
         (UP, replace(QUIET, canary_requests=9), 62, End.VERIFIED),
         (UP, replace(QUIET, stable=Answered(1_000, 100)), 62, End.PENDING),
     ],
@@ -561,14 +571,14 @@ def test_an_end_is_verified_when_nobody_gets_the_canary_and_stable_is_as_before(
     assert why
 
 
-@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.VERIFIED)])
+@pytest.mark.parametrize(("at_s", "end"), [(30, End.PENDING), (62, End.UNHEARD)])
 def test_the_end_is_verified_by_what_was_answered_after_it(at_s: int, end: End) -> None:
     """Of the minute before, most of it came when the canary was still there."""
     policy = Policy(service_key="shop", revision=1, release=BACK, plan=PLAN)
     now = NOW + timedelta(seconds=100)
     w = watched.begin(policy, noted(canary=0.5, control=0.5), JUDGE, now)
     assert w is not None
-    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), answered={})
+    found = Found(release_id="r1", at=NOW + timedelta(seconds=at_s), counted=[])
     assert verified(w, found, now)[0] is end
 
 

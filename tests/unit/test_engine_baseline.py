@@ -89,16 +89,16 @@ def test_a_baseline_keeps_its_stable_version_where_none_is_stored() -> None:
 
 
 def test_without_a_baseline_the_stored_policy_rules_although_it_has_no_release() -> None:
-    why = "no release was started, and the gateway declares no baseline"
+    why = "no release was started, and without a gateway's baseline everybody gets stable"
     assert in_force("shop", WITHOUT_RELEASE, None) == (WITHOUT_RELEASE, False, why)
 
 
 def test_without_a_baseline_an_ended_release_still_says_why() -> None:
     stored = with_release(ReleaseStatus.ROLLED_BACK)
-    why = "release r1 is rolled-back, and the gateway declares no baseline"
+    why = "release r1 is rolled-back, and without a gateway's baseline everybody gets stable"
     assert in_force("shop", stored, None) == (stored, False, why)
 
 
 def test_where_nothing_is_known_an_empty_policy_rules() -> None:
-    why = "no release was started, and the gateway declares no baseline"
+    why = "no release was started, and without a gateway's baseline everybody gets stable"
     assert in_force("shop", None, None) == (Policy(service_key="shop"), False, why)

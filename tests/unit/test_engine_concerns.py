@@ -87,6 +87,13 @@ def test_an_end_is_verified_or_it_is_critical() -> None:
     assert "unverified" in raised(release=done, unverified="stable still serves 1.0")
 
 
+def test_an_end_of_which_nothing_was_heard_is_told_and_is_no_verification() -> None:
+    found = raised(release={"status": ReleaseStatus.ROLLED_BACK}, unheard="Nothing was heard.")
+    assert not {"rollback:verified", "rollback:unverified"} & found.keys()
+    told = found["rollback:unheard"]
+    assert (told.severity, told.is_moment) == (Severity.INFO, True)
+
+
 def test_a_halted_release_says_why_the_controller_halted_it() -> None:
     found = only(release={"halted": True}, halted="webhook 'qa' said no: fridays")
     assert (found.key, found.severity) == ("halted", Severity.CRITICAL)

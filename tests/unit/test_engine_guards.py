@@ -11,20 +11,30 @@ from zoneinfo import ZoneInfo
 import pytest
 from canary_engine import parse, release
 from canary_engine.errors import RefusedMove
-from canary_engine.guards import GIVES, Despite, Effect, effect, is_frozen, passed
+from canary_engine.guards import GIVES, Despite, Effect, Members, effect, is_frozen, passed
 from canary_engine.model import (
     Approval,
     ApprovalRules,
     ApprovedMove,
+    Backend,
+    Bucketing,
     Compatibility,
     CompatibilityRule,
+    Criteria,
+    Flag,
     Guards,
+    Identity,
     Policy,
     Release,
     ReleaseStatus,
+    Rule,
+    Segment,
+    Source,
     Strategy,
+    Variant,
     Version,
     VersionStatus,
+    Whitelist,
 )
 from canary_engine.plan import Freeze
 from canary_engine.release import MOVES, Move, State
@@ -338,7 +348,7 @@ def an_approval(move: ApprovedMove, **fields: Any) -> Approval:
     return Approval(move=move, **(usual | fields))
 
 
-EVERYTHING = ApprovalRules(start=True, promote=True, above=5_000)
+EVERYTHING = ApprovalRules(start=True, promote=True, above=5_000, widen=True)
 
 
 def approved(policy: Policy, *approvals: Approval) -> Policy:
@@ -528,3 +538,226 @@ def test_an_abandoned_version_starts_again_without_one() -> None:
     again = start(abandoned, id_="r2")
     assert passed(abandoned, again, actor="kim", now=NOW) == again
     assert the_release(again).status is ReleaseStatus.IN_PROGRESS
+
+
+# What a version is
+
+OLD, NEW, OTHER = (Backend(upstream=name) for name in ("old", "new", "other"))
+
+
+def served(policy: Policy, **backends: Backend) -> Policy:
+    """The policy with backends for some of its versions."""
+    return replace(
+        policy,
+        versions=tuple(
+            replace(v, backend=backends.get(v.version, v.backend)) for v in policy.versions
+        ),
+    )
+
+
+SERVING = served(RUNNING, v1=OLD, v2=NEW, v3=OTHER)
+REPOINTED = [
+    (served(SERVING, v1=NEW), "change the backend of v1, which is stable", "promote v1"),
+    (
+        served(SERVING, v2=OTHER),
+        "change the backend of v2, which is being released",
+        "start v2 --percentage 5",
+    ),
+]
+
+
+@pytest.mark.parametrize(("after", "words", "consent"), REPOINTED)
+def test_another_backend_of_what_people_have_is_refused_in_a_freeze_and_needs_consent(
+    after: Policy, words: str, consent: str
+) -> None:
+    with pytest.raises(RefusedMove, match=f"^cannot {words}: frozen by 'winter'"):
+        passed(guarded(SERVING, freezes=(WINTER,)), after, actor="kim", now=NOW)
+    with pytest.raises(RefusedMove) as caught:
+        passed(approved(SERVING), after, actor="kim", now=NOW)
+    assert str(caught.value) == (
+        f"cannot {words}: it needs the consent of somebody other than kim: "
+        f"canaryctl approve shop {consent}"
+    )
+    move, version = consent.split()[:2]
+    given = an_approval(ApprovedMove(move), version=version, share=5_000)
+    before = approved(SERVING, given)
+    asked = replace(after, guards=before.guards, approvals=before.approvals)
+    assert passed(before, asked, actor="kim", now=NOW).approvals == ()
+    assert passed(SERVING, after, actor="kim", now=NOW) == after
+
+
+def test_another_backend_of_a_release_above_the_limit_needs_consent_like_a_raise() -> None:
+    before = guarded(at(SERVING, 5_001), approvals=ApprovalRules(above=5_000))
+    after = served(before, v2=OTHER)
+    with pytest.raises(RefusedMove, match=r"approve shop raise v2 --percentage 5\.001"):
+        passed(before, after, actor="kim", now=NOW)
+    within = at(before, 5_000)
+    assert passed(within, served(within, v2=OTHER), actor="kim", now=NOW) == served(
+        within, v2=OTHER
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SERVING, SERVING),
+        (SERVING, served(SERVING, v2=OLD)),  # those of the canary get what all others have
+        (SERVING, served(SERVING, v3=NEW)),  # nobody has it
+        (SERVING, served(release.roll_back(SERVING, NOW), v2=OTHER)),
+    ],
+)
+def test_a_backend_that_gives_nobody_anything_new_is_open(before: Policy, after: Policy) -> None:
+    guards = Guards(approvals=EVERYTHING, freezes=(WINTER,))
+    before, after = (replace(policy, guards=guards) for policy in (before, after))
+    assert passed(before, after, actor="kim", now=NOW) == after
+
+
+def test_a_halt_is_no_way_around_the_guards_of_a_backend() -> None:
+    halted = guarded(release.halt(SERVING, NOW), freezes=(WINTER,))
+    with pytest.raises(RefusedMove, match="cannot change the backend of v2"):
+        passed(halted, served(halted, v2=OTHER), actor="kim", now=NOW)
+
+
+def test_a_consent_lapses_with_the_backend_that_it_was_given_for() -> None:
+    consents = (an_approval(ApprovedMove.START), an_approval(ApprovedMove.START, version="v3"))
+    before = approved(served(IDLE, v2=NEW), *consents)
+    after = passed(before, served(before, v2=OTHER), actor="kim", now=NOW)
+    assert after.approvals == consents[1:]
+    with pytest.raises(RefusedMove, match="nobody can have consented to the backend"):
+        passed(before, start(served(before, v2=OTHER)), actor="kim", now=NOW)
+
+
+def test_a_first_stable_version_that_says_where_it_is_is_guarded_like_a_promotion() -> None:
+    empty = Policy(service_key="shop")
+    first = Version(version="v1", status=VersionStatus.STABLE)
+    registered = replace(empty, versions=(Version(version="v1"),))
+    for before in (empty, registered):
+        assert effect(before, replace(before, versions=(first,))) is None
+        elsewhere = replace(before, versions=(replace(first, backend=NEW),))
+        assert effect(before, elsewhere) is Effect.PROMOTE
+
+
+# What gives the canary besides the draw
+
+TESTERS = Rule(name="testers", source=Source.HEADER, key="x-t", exact="1", variant=Variant.CANARY)
+ALL = Rule(name="all", source=Source.PATH, pattern=".*", variant=Variant.CANARY)
+NOT_A = Rule(name="not-a", source=Source.PATH, pattern="^/a", variant=Variant.STABLE)
+BETA = Segment(name="beta", canary_eligible=True, share=5_000, listed=True)
+VIP = Segment(name="vip", canary_eligible=False, listed=True)
+TRY = Flag(name="try", enabled=True, share=100, users=("u-1",), segments=("vip",))
+WIDE = replace(
+    RUNNING,
+    rules=(NOT_A, TESTERS),
+    whitelist=Whitelist(ips=("10.0.0.0/8",), users=("u-1",), consumers=("acme",)),
+    segments=(BETA, VIP),
+    flags=(TRY,),
+    compatibility=replace(BREAKS, header="x-api"),
+)
+WIDER: dict[str, list[dict[str, Any]]] = {
+    "rules": [
+        {"rules": (*WIDE.rules, ALL)},
+        {"rules": (TESTERS, NOT_A)},
+        {"rules": (TESTERS,)},
+    ],
+    "whitelist": [
+        {"whitelist": replace(WIDE.whitelist, ips=("0.0.0.0/0",))},
+        {"whitelist": replace(WIDE.whitelist, users=("u-1", "u-2"))},
+        {"whitelist": replace(WIDE.whitelist, consumers=("acme", "other"))},
+    ],
+    "segments": [
+        {"segments": (replace(BETA, share=None), VIP)},
+        {"segments": (BETA, VIP, replace(BETA, name="more"))},
+        {"segments": (BETA,)},
+        {"segments": (BETA, replace(VIP, canary_eligible=True))},
+        {"segments": (replace(BETA, criteria=Criteria(tiers=("free",))), VIP)},
+    ],
+    "flags": [
+        {"flags": (replace(TRY, share=101),)},
+        {"flags": (replace(TRY, users=("u-1", "u-2")),)},
+        {"flags": (replace(TRY, segments=("vip", "beta")),)},
+        {"flags": (TRY, replace(TRY, name="more"))},
+    ],
+    "compatibility": [
+        {"compatibility": replace(WIDE.compatibility, rules=())},
+        {"compatibility": replace(WIDE.compatibility, header="x-other")},
+    ],
+    "bucketing": [{"bucketing": Bucketing(cookie="other")}],
+    "identity": [{"identity": Identity(user_id_header="x-other")}],
+}
+NARROWER: list[dict[str, Any]] = [
+    {},
+    {"rules": (NOT_A,)},
+    {"rules": (replace(NOT_A, name="renamed"), replace(ALL, variant=Variant.STABLE), TESTERS)},
+    {"whitelist": Whitelist()},
+    {"segments": (replace(BETA, share=1), VIP, replace(VIP, name="more"))},
+    {"segments": (VIP,)},
+    {"flags": (replace(TRY, share=0, users=()),)},
+    {"flags": (replace(TRY, enabled=False), Flag(name="new", enabled=True))},
+    {"compatibility": replace(BREAKS, header="x-api", rules=BREAKS.rules[1:])},
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "change"), [(part, change) for part, found in WIDER.items() for change in found]
+)
+def test_in_a_freeze_nothing_gives_more_people_the_canary_by_other_ways(
+    part: str, change: dict[str, Any]
+) -> None:
+    before = guarded(WIDE, freezes=(WINTER,))
+    after = replace(before, **change)
+    with pytest.raises(RefusedMove) as caught:
+        passed(before, after, actor="kim", now=NOW)
+    assert str(caught.value).startswith(
+        f"cannot change {part}, which may give more people the canary: frozen by 'winter' until"
+    )
+    for open_ in (WIDE, guarded(release.halt(WIDE, NOW), freezes=(WINTER,))):
+        after = replace(open_, **change)
+        assert passed(open_, after, actor="kim", now=NOW) == after
+
+
+@pytest.mark.parametrize("change", NARROWER)
+def test_in_a_freeze_whatever_gives_fewer_people_the_canary_is_open(change: dict[str, Any]) -> None:
+    before = guarded(WIDE, freezes=(WINTER,))
+    after = replace(before, **change)
+    assert passed(before, after, actor="kim", now=NOW) == after
+
+
+@pytest.mark.parametrize(
+    ("joined", "left", "is_open"),
+    [("beta", "", False), ("vip", "", False), ("", "vip", False), ("", "beta", True)],
+)
+def test_in_a_freeze_members_join_nothing_that_gives_and_leave_nothing_that_protects(
+    joined: str, left: str, *, is_open: bool
+) -> None:
+    before = guarded(WIDE, freezes=(WINTER,))  # a flag is on for the members of vip
+    members = Members(joined=frozenset({joined} - {""}), left=frozenset({left} - {""}))
+    if is_open:
+        assert passed(before, before, actor="kim", now=NOW, members=members) == before
+        return
+    with pytest.raises(RefusedMove, match="cannot change members, which may give"):
+        passed(before, before, actor="kim", now=NOW, members=members)
+
+
+def test_the_way_back_over_a_promotion_is_open_whatever_else_has_changed_since() -> None:
+    since = replace(served(PROMOTED, v1=OTHER), rules=(), segments=())
+    before = guarded(since, freezes=(WINTER,))
+    after = replace(served(WIDE, v1=OTHER, v2=OLD), guards=before.guards)
+    assert passed(before, after, actor="kim", now=NOW) == after
+
+
+def test_whatever_may_widen_needs_consent_where_that_is_demanded_and_one_serves_once() -> None:
+    rules = ApprovalRules(widen=True)
+    before = guarded(WIDE, approvals=rules)
+    after = replace(before, rules=(*before.rules, ALL))
+    with pytest.raises(RefusedMove) as caught:
+        passed(before, after, actor="kim", now=NOW)
+    assert str(caught.value) == (
+        "cannot change rules, which may give more people the canary: it needs the consent of "
+        "somebody other than kim: canaryctl approve shop widen v2"
+    )
+    wrong = an_approval(ApprovedMove.RAISE, share=100_000)
+    consent = an_approval(ApprovedMove.WIDEN, id="a-2", share=0)
+    before, after = (replace(p, approvals=(wrong, consent)) for p in (before, after))
+    assert passed(before, after, actor="kim", now=NOW).approvals == (wrong,)
+    narrower = replace(before, rules=(NOT_A,))
+    assert passed(before, narrower, actor="kim", now=NOW) == narrower

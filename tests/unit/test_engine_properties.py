@@ -61,7 +61,8 @@ from canary_engine.model import (
 from canary_engine.network import NetworkSet
 from canary_engine.rules import RuleIndex
 from canary_engine.segments import TIER, membership, membership_by_tier
-from hypothesis import HealthCheck, example, given, settings
+from canary_engine.widening import widening
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from support.overrides import BELIEVED, COOKIE, HEADER, token
 
@@ -375,6 +376,38 @@ def test_raising_the_shares_of_segments_or_flags_only_adds(
 
     for at in (segments_at, flags_at):
         assert is_canary(at(high), request, person) >= is_canary(at(low), request, person)
+
+
+MIXED = ("rules", "segments", "flags")
+
+
+@given(policies(serving=True), policies(serving=True), requests, people, st.data())
+@many
+def test_what_is_said_to_narrow_gives_the_canary_to_nobody_who_had_it_not(
+    before: Policy, other: Policy, request: Request, person: Person, data: st.DataObject
+) -> None:
+    changed: dict[str, Any] = {}
+    for part in MIXED:  # some of what was there and some that was not, in any order
+        things = {thing.name: thing for thing in (*getattr(other, part), *getattr(before, part))}
+        changed[part] = tuple(data.draw(st.lists(st.sampled_from([*things.values(), None]))))
+    changed = {
+        part: tuple({thing.name: thing for thing in found if thing is not None}.values())
+        for part, found in changed.items()
+    }
+    names = {segment.name for segment in before.segments}
+    changed["flags"] = tuple(
+        replace(flag, segments=tuple(name for name in flag.segments if name in names))
+        for flag in changed["flags"]
+    )
+    whole = data.draw(st.sampled_from(["whitelist", "compatibility", "bucketing", "identity"]))
+    changed[whole] = getattr(other, whole)
+    for part, value in changed.items():
+        after = replace(before, **{part: value})
+        if part == "segments":
+            after = replace(after, flags=())
+        if not widening(before, after):
+            event(f"{part} narrows")
+            assert is_canary(after, request, person) <= is_canary(before, request, person)
 
 
 KEYS = 200_000

@@ -197,10 +197,11 @@ def test_a_release_that_was_started_at_zero_gets_its_first_users_as_soon_as_its_
 
 @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.INCONCLUSIVE])
 def test_no_release_begins_while_a_limit_is_broken_if_only_for_a_moment(verdict: Verdict) -> None:
-    look = Look(verdict=verdict, gates=OPEN, broken="cpu of the canary is 95 %")
+    cpu = "cpu of the canary is 95 %"
+    look = Look(verdict=verdict, why=cpu, gates=OPEN, broken=cpu)
     action = step(policy(share=0), look, NOW)
     assert (action.do, action.because) == (Do.STAY, Because.INCONCLUSIVE)
-    assert action.why == "cpu of the canary is 95 %"
+    assert action.why == cpu
 
 
 def test_no_release_begins_while_a_source_of_metrics_is_down() -> None:

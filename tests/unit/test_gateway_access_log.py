@@ -90,10 +90,11 @@ def test_values_are_escaped_and_joined_as_nginx_does_it(
 
 
 def test_what_a_full_socket_does_not_take_is_gone(log: AccessLog, listener: socket.socket) -> None:
-    for _ in range(100_000):
+    # A socket holds some hundreds, unless the machine's settings say more.
+    for _ in range(20_000):
         log(finished(status=200))
     heard = sum(1 for _ in iter(lambda: waiting(listener), b""))
-    assert 0 < heard < 100_000
+    assert 0 < heard < 20_000
 
 
 def test_whoever_listens_later_is_found(log: AccessLog, path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from canaryctl.app import cli
 from canaryctl.files import parsed_all, read_policies
+from click.testing import CliRunner
 from jsonschema import Draft7Validator
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +23,7 @@ EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.yaml") if p.name not in
 GOLDEN = sorted((ROOT / "tests" / "data" / "golden").glob("*.json"))
 
 
+@cache
 def validator(name: str) -> Draft7Validator:
     schema = json.loads((SCHEMAS / name).read_text())
     Draft7Validator.check_schema(schema)
@@ -35,6 +39,15 @@ def test_the_schemas_are_current(tmp_path: Path) -> None:
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
     kept = {path.name: path.read_text() for path in SCHEMAS.iterdir()}
     assert made == kept, "run make stubs"
+
+
+@pytest.mark.parametrize("kind", ["policy", "plan"])
+def test_whoever_has_only_the_package_gets_the_published_schema(kind: str) -> None:
+    shown = CliRunner().invoke(cli, ["schema", kind])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout == (SCHEMAS / f"canary-{kind}.schema.json").read_text()
+    assert json.loads(shown.stdout)["$id"] == f"urn:canary-release:schema:{kind}"
+    assert CliRunner().invoke(cli, ["schema", "moon"]).exit_code == 2
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -17,9 +17,11 @@ from support.manifests import (
     OVERLAYS,
     ROOT,
     Object,
+    Pods,
     built,
     copied,
     objects,
+    pods,
     validate,
 )
 from support.network_policies import Peer, arrows
@@ -76,7 +78,7 @@ def test_it_adds_permissions_a_file_and_a_way_and_changes_the_controller_alone()
     # Of the two overlays the one without secrets that are made anew each time.
     before, after = keyed(objects("production")), keyed(with_istio("production", "above"))
     assert sorted(kind for kind, _ in after.keys() - before.keys()) == [
-        "ConfigMap", "NetworkPolicy", "Role", "RoleBinding",
+        "ConfigMap", "NetworkPolicy", "NetworkPolicy", "Role", "RoleBinding",
     ]  # fmt: skip
     changed = [key for key, thing in before.items() if after.get(key) != thing]
     assert changed == [("Deployment", "controller")]
@@ -123,6 +125,42 @@ def test_the_controller_s_account_may_touch_just_the_objects_that_the_file_names
     assert {entry.mesh.namespace for entry in entries().values()} == {NAMESPACE}
 
 
+PROXY = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsGroup": 1337,
+    "runAsUser": 1337,
+    "runAsNonRoot": True,
+}
+"""What Istio's injection says of its containers, but for the one below."""
+REDIRECTING = {
+    **PROXY,
+    "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
+    "readOnlyRootFilesystem": False,
+    "runAsGroup": 0,
+    "runAsUser": 0,
+    "runAsNonRoot": False,
+}
+
+
+def test_the_namespace_refuses_injected_pods_unless_istio_s_cni_plugin_redirects_them() -> None:
+    for found in pods("production").values():
+        proxy = {"name": "istio-proxy", "securityContext": PROXY}
+
+        def injected(first: Object, pod: Pods = found, proxy: Object = proxy) -> Object:
+            return {**pod.spec, "initContainers": [first, proxy, *pod.containers]}
+
+        with_cni = {"name": "istio-validation", "securityContext": PROXY}
+        without = {"name": "istio-init", "securityContext": REDIRECTING}
+        assert list(breaches(injected(with_cni))) == []
+        assert list(breaches(injected(without))) == [
+            "istio-init: capabilities are added",
+            "istio-init: may run as root",
+        ]
+
+
 def test_the_file_names_a_service_key_of_the_gateway_and_a_host_with_both_versions() -> None:
     declared = yaml.safe_load((ROOT / FOLDER / "base/kong.yml").read_text())
     assert set(entries()) <= {service["name"] for service in declared["services"]}
@@ -139,18 +177,29 @@ def test_the_file_names_a_service_key_of_the_gateway_and_a_host_with_both_versio
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_it_opens_the_way_to_the_api_server_for_the_controller_and_for_nobody_else(
-    overlay: str,
-) -> None:
-    server = Peer(name="api-server", address="203.0.113.9", ports=frozenset({443, 6443}))
+def test_it_opens_the_ways_to_the_api_server_and_to_istiod_and_no_other(overlay: str) -> None:
     names = ("controller", "kong", "decision-svc")
-    peers = [Peer(name=n, namespace=NAMESPACE, labels={"app.kubernetes.io/name": n}) for n in names]
+    ours = [Peer(name=n, namespace=NAMESPACE, labels={"app.kubernetes.io/name": n}) for n in names]
+    peers = [
+        Peer(name="api-server", address="203.0.113.9", ports=frozenset({443, 6443})),
+        Peer(
+            name="istiod",
+            namespace="istio-system",
+            labels={"app": "istiod", "istio.io/rev": "1-29"},
+            ports=frozenset({443, 15012, 15014}),
+        ),
+        Peer(name="mesh-gateway", namespace="istio-system", ports=frozenset({443, 15012})),
+        Peer(name="api", namespace=NAMESPACE, labels={"app": "yyc3-xy-api"}),
+        *ours,
+    ]
 
     def ways(found: Sequence[Object]) -> set[tuple[str, str, int]]:
         policies = [thing for thing in found if thing["kind"] == "NetworkPolicy"]
-        return arrows(policies, [server, *peers])
+        return arrows(policies, peers)
 
     added = ways(with_istio(overlay, "above")) - ways(objects(overlay))
-    assert {who for who, _, _ in added} == {"controller"}
-    assert ("controller", "api-server", 6443) in added
+    assert added - {("controller", "api-server", 443)} == {
+        ("controller", "api-server", 6443),
+        *((who, "istiod", 15012) for who in (*names, "api")),
+    }
     assert ("controller", "api-server", 443) in ways(with_istio(overlay, "above"))

@@ -156,7 +156,7 @@ def test_the_api_is_deployed_as_the_team_deploys_it(version: str) -> None:
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     assert workload["spec"]["replicas"] == seed["replicas"]
     assert workload["spec"]["selector"]["matchLabels"] == labels
-    assert container["image"] == f"yyc3-xy-api:{seed['env']['VERSION']}"
+    assert container["image"] == f"registry.yyc3.com/yyc3-xy-api:{seed['env']['VERSION']}"
     assert {v["name"]: v["value"] for v in container["env"]} == seed["env"]
     assert container["resources"] == seed["resources"]
     assert {name: container[name] for name in SEED_PROBES} == SEED_PROBES

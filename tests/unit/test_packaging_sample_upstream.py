@@ -6,6 +6,7 @@ import http.client
 import json
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -131,6 +132,16 @@ def test_a_client_that_asks_first_is_told_to_go_on(address: tuple[str, int]) -> 
         assert raw.recv(4096).startswith(b"HTTP/1.1 100 ")
         raw.sendall(b"ab")
         assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_breaks_off_between_two_requests_makes_no_noise(
+    address: tuple[str, int],
+) -> None:
+    """It would be heard at the end, see the fixture."""
+    with socket.create_connection(address, PATIENCE_S) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_a_body_without_an_end_is_refused(address: tuple[str, int]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from canary_engine import parse, reads
 from canary_engine.model import Policy, Segment
 from canary_plugin.config import Baseline, read
-from canary_plugin.deciders.policies import BELIEVED_AFTER_S, MAX_COMPILED, KnownPolicies
+from canary_plugin.deciders import policies as policies_module
+from canary_plugin.deciders.policies import BELIEVED_AFTER_S, KnownPolicies
 
 SCOPED = {"__key__": "plugins:canary-release:route:::ws"}
 
@@ -91,12 +93,13 @@ def test_a_policy_on_persons_is_found_from_when_it_rules_until_it_does_not() -> 
     assert policies.ruling_on_persons("another", None) is None
 
 
-def test_compiled_policies_are_bounded() -> None:
+def test_compiled_policies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies_module, "MAX_COMPILED", 20)
     policies = KnownPolicies()
-    for number in range(MAX_COMPILED + 10):
+    for number in range(30):
         policies.heard(f"shop-{number}", None)
         policies.ruling(f"shop-{number}", None)
-    assert len(policies._compiled) == MAX_COMPILED
+    assert len(policies._compiled) == 20
     assert policies.ruling("shop-0", None) is not None
 
 

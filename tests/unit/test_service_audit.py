@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+import pytest
 from canary_engine import parse
 from canary_engine.diff import Difference
+from canary_engine.pseudonyms import hashing
 from decision_svc import audit
-from decision_svc.audit import Audit, hashing, masked
+from decision_svc.audit import Audit, masked
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import ChangeRecord, Link, MemberEdit, StoreUnavailable, Tail
 
@@ -61,6 +63,78 @@ def test_everything_that_may_be_somebodys_id_is_hashed() -> None:
         said = mask(**fields)
         assert '"ann"' not in said
         assert ann in said
+
+
+def rule(source: str, key: str, **values: Any) -> dict[str, Any]:
+    named = {"key": key} if key else {}
+    return {"rules": [{"name": "r", "variant": "canary", "source": source, **named, **values}]}
+
+
+ALICE, HOME = "alice@example.com", "203.0.113.77"
+
+
+@pytest.mark.parametrize(
+    ("fields", "hidden"),
+    [
+        ({"whitelist": {"ips": [HOME, "192.0.2.0/24"]}}, HOME),
+        ({"whitelist": {"ips": [f"{HOME}/32"]}}, HOME),
+        ({"whitelist": {"ips": [f"::ffff:{HOME}"]}}, HOME),
+        ({"whitelist": {"ips": ["2001:DB8:0::7"]}}, "2001:db8::7"),
+        ({"whitelist": {"ips": ["2001:db8:0:7::/64"]}}, "2001:db8:0:7::/64"),
+        (rule("ip", "", cidrs=["192.0.2.0/24", HOME]), HOME),
+        (rule("ip", "", exact=HOME), HOME),
+        (rule("ip", "", one_of=[HOME]), HOME),
+        (rule("ip", "", pattern=r"203[.]0[.]113[.]77"), r"203[.]0[.]113[.]77"),
+        (rule("header", "x-user-email", exact=ALICE), ALICE),
+        (rule("header", "x-user-email", one_of=[ALICE, "bob"]), ALICE),
+        (rule("header", "x-account", exact="4711"), "4711"),
+        (rule("header", "x-phone", pattern="^[+]4930"), "^[+]4930"),
+        (rule("cookie", "session", exact="4711"), "4711"),
+        (rule("header", "x-canary-test", exact=ALICE), ALICE),
+        (rule("path", "", pattern=f"/users/{ALICE}/.*"), f"/users/{ALICE}/.*"),
+        (
+            {
+                "segments": [
+                    {
+                        "name": "s",
+                        "canary_eligible": True,
+                        "criteria": {"custom": {"employer": "acme", "plan": "gold"}},
+                    }
+                ]
+            },
+            "acme",
+        ),
+    ],
+)
+def test_addresses_of_a_household_and_values_that_may_be_somebodys_are_hashed(
+    fields: dict[str, Any], hidden: str
+) -> None:
+    said = mask(**fields)
+    assert json.dumps(hidden).strip('"') not in said
+    assert hashing("salt")(hidden) in said
+    for text in ("192.0.2.0/24", "gold"):
+        assert (text in said) == (text in json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"whitelist": {"ips": ["203.0.113.76/31"]}},
+        {"whitelist": {"ips": ["2001:db8::/48"]}},
+        rule("ip", "", cidrs=["203.0.113.76/31"]),
+        rule("header", "x-user-tier", one_of=["premium", "enterprise"]),
+        rule("header", "x-canary-test", exact="true"),
+        rule("cookie", "yyc3_canary", exact="enabled"),
+        rule("header", "user-agent", pattern="Mozilla"),
+        rule("path", "", pattern="/api/v1/.*"),
+        {
+            **rule("header", "x-where", exact="north"),
+            "identity": {"attribute_headers": {"region": "x-where"}},
+        },
+    ],
+)
+def test_what_says_of_what_kind_somebody_is_stays_as_it_is(fields: dict[str, Any]) -> None:
+    assert "#" not in mask(**fields)
 
 
 def test_what_is_no_id_stays_as_it_is() -> None:

@@ -50,15 +50,16 @@ class Forgetful(MemoryStore):
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
         link: Link | None = None,
+        current: int | None = None,
     ) -> None:
         loss = self.losses.pop(0) if self.losses else ""
         if loss == "before":
             raise StoreUnavailable("no answer")
         if loss == "to another":
             other = replace(record, actor="bob")
-            await super().save(service_key, document, other, (), link)
+            await super().save(service_key, document, other, (), link, current)
             raise StoreUnavailable("no answer")
-        await super().save(service_key, document, record, members, link)
+        await super().save(service_key, document, record, members, link, current)
         if loss == "after":
             raise StoreUnavailable("no answer")
 

@@ -13,10 +13,10 @@ import grpc
 from canary.admin.v1 import admin_pb2, admin_pb2_grpc
 from canary_engine.errors import InvalidPolicy
 from canary_engine.metric_snapshot import MetricSnapshot
-from canary_engine.model import Cohort, Policy
+from canary_engine.model import Cohort, Policy, Variant
 from canary_engine.record import ReleaseRecord
 
-from canary_controller.admin import Answered, Known, Lease, News, Write
+from canary_controller.admin import Counted, Known, Lease, News, Write
 from canary_controller.errors import (
     AdminError,
     BadSettings,
@@ -157,16 +157,20 @@ class Client:
             for found in answer.cohorts
         }
 
-    async def versions(self, service_key: str, window_s: int) -> Mapping[str, Answered]:
+    async def counted(self, service_key: str, window_s: int) -> Sequence[Counted]:
         """See Figures."""
         request = admin_pb2.ListOutcomesRequest(service_key=service_key, window_s=window_s)
-        found: dict[str, Answered] = {}
-        for outcomes in (await self.call(self.stub.ListOutcomes, request)).outcomes:
-            before = found.get(outcomes.version, Answered(0, 0))
-            found[outcomes.version] = Answered(
-                before.requests + outcomes.requests, before.errors + outcomes.errors
+        answer = await self.call(self.stub.ListOutcomes, request)
+        return [
+            Counted(
+                version=found.version,
+                variant=messages.VARIANTS.get(found.variant, Variant.STABLE),
+                release_id=found.release_id,
+                requests=found.requests,
+                errors=found.errors,
             )
-        return found
+            for found in answer.outcomes
+        ]
 
     async def close(self) -> None:
         """Hang up."""

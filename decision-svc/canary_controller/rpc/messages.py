@@ -27,7 +27,7 @@ from canary_engine.metric_snapshot import (
     Performance,
     Users,
 )
-from canary_engine.model import BUCKETS, Cohort, Policy
+from canary_engine.model import BUCKETS, Cohort, Policy, Variant
 from canary_engine.outcomes import Outcomes, Tally
 from canary_engine.plan import GateKind, Occasion
 from canary_engine.record import (
@@ -51,6 +51,9 @@ Word = TypeVar("Word", bound=StrEnum)
 
 COHORTS: Mapping[int, Cohort] = {
     policy_pb2.Cohort.Value("COHORT_" + cohort.upper()): cohort for cohort in Cohort
+}
+VARIANTS: Mapping[int, Variant] = {
+    policy_pb2.Variant.Value("VARIANT_" + variant.upper()): variant for variant in Variant
 }
 _COMPARED = frozenset({Cohort.DRAWN, Cohort.CONTROL})
 _MOVES = {

@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "export": "apply",
     "replay": "replay",
     "plan-lint": "plan",
+    "schema": "schema",
     "checklist": "checklist",
     "report": "report",
     "shadow": "shadow",

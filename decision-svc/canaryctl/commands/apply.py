@@ -17,6 +17,7 @@ from canaryctl.errors import Refusal, Trouble, as_text
 from canaryctl.files import PolicyFile, read_policies
 from canaryctl.options import Verb, expected_revision_option, reads, reason_option
 from canaryctl.session import Session
+from canaryctl.written import Told, documents, line, lines
 
 MAX_TOLD = 20
 """How many of the differences since a file was exported are told."""
@@ -97,7 +98,10 @@ def apply(
         except Refusal as refusal:
             raise _explained(session, refusal, request) from refusal
 
-    _each(session, files, ask, done="to make" if dry_run else "made")
+    if dry_run:
+        _each(session, files, ask, done="to make")
+    else:
+        _each(session, files, ask, done="made", reason=reason)
 
 
 def _request(
@@ -117,9 +121,10 @@ def _each(
     files: Sequence[PolicyFile],
     ask: Callable[[PolicyFile], admin_pb2.ApplyResponse],
     done: str,
+    reason: str = "",
 ) -> bool:
     """Ask for each document and tell of all; whether there was any change. One that is refused
-    does not keep the others from being applied."""
+    does not keep the others from being applied. With a ``reason`` it was done."""
     told: list[dict[str, Any]] = []
     blocks: list[str] = []
     troubles: list[Trouble] = []
@@ -137,8 +142,10 @@ def _each(
             click.echo(f"{file.where}: {as_text(trouble)}", err=True)
         else:
             changes = [_change(change) for change in answer.changes]
-            told.append({**head, "revision": answer.revision, "changes": changes})
-            blocks.append(_page(head["service_key"], answer, done))
+            made = admin_pb2.Change(service_key=head["service_key"], reason=reason)
+            did = session.did(answer, made, is_alone=False) if reason and changes else Told()
+            told.append({**head, "revision": answer.revision, "changes": changes, **documents(did)})
+            blocks.append("\n".join([_page(head["service_key"], answer, done), *lines(did)]))
     session.show({"documents": told}, lambda: blocks)
     if troubles:
         raise click.exceptions.Exit(troubles[0].exit_code)
@@ -155,16 +162,8 @@ def _page(service_key: str, answer: admin_pb2.ApplyResponse, done: str) -> str:
     if not answer.changes:
         return f"{head}: nothing to change"
     counted = render.counted(len(answer.changes), "change")
-    lines = (_line(c.path, c.before, c.after) for c in answer.changes)
-    return "\n".join([f"{head}: {counted} {done}", *lines])
-
-
-def _line(path: str, before: str, after: str) -> str:
-    if not before:
-        return render.cell(f"+ {path}: {after}")
-    if not after:
-        return render.cell(f"- {path}: {before}")
-    return render.cell(f"~ {path}: {before} -> {after}")
+    found = (line(c.path, c.before, c.after) for c in answer.changes)
+    return "\n".join([f"{head}: {counted} {done}", *found])
 
 
 def _explained(session: Session, refusal: Refusal, request: admin_pb2.ApplyRequest) -> Refusal:
@@ -178,10 +177,10 @@ def _explained(session: Session, refusal: Refusal, request: admin_pb2.ApplyReque
     except Trouble:
         return refusal
     found = engine_diff.differences(render.document(then), render.document(now))
-    lines = [_line(*difference) for difference in found[:MAX_TOLD]]
+    told = [line(*difference) for difference in found[:MAX_TOLD]]
     if len(found) > MAX_TOLD:
-        lines.append(f"and {render.counted(len(found) - MAX_TOLD, 'more change')}")
-    message = "\n".join([refusal.message, f"changed since revision {base}:", *lines])
+        told.append(f"and {render.counted(len(found) - MAX_TOLD, 'more change')}")
+    message = "\n".join([refusal.message, f"changed since revision {base}:", *told])
     return Refusal(
         refusal.code,
         message,

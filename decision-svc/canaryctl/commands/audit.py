@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from canary.admin.v1 import admin_pb2
+from canary_engine.pseudonyms import hashing
 
 from canaryctl import chain, render
 from canaryctl.chain import Broken, Chain, Entry
@@ -44,6 +46,8 @@ _after = click.option(
 def list_(session: Session, service: str, after: int, limit: int, changes: bool) -> None:
     """List the newest entries, oldest first."""
     found = list(deque(_entries(session, service, after), limit))
+    if not found and service:
+        session.check_known(service)
     document = {
         "service_key": service,
         "entries": [{"sequence": e.sequence, "hash": e.hash, "entry": e.said} for e in found],
@@ -60,8 +64,11 @@ def export(session: Session, service: str, after: int) -> None:
 
     Each line has sequence, hash and entry, the text that was hashed: audit verify --file reads it.
     """
+    entry = None
     for entry in _entries(session, service, after):
         click.echo(chain.written(entry))
+    if entry is None and service:
+        session.check_known(service)
 
 
 @audit.command("verify", cls=Verb)
@@ -80,17 +87,57 @@ def verify(session: Session, service: str, head: str, path: str | None) -> None:
     if path is not None:
         verified = _verified(_of_file(path), Chain(service or None, given))
     else:
-        revision = _revision(session, service)
+        revision = _newest_revision(session, service)
         entries = _entries(session, service, with_documents=True)
         verified = _verified(entries, Chain(service, given), revision)
-    document = {
+    if not verified.entries and (service or path is not None):
+        raise _nothing(path or service)
+    document: dict[str, Any] = {
         "service_key": verified.service_key or "",
         "entries": verified.entries,
         "head": verified.head,
     }
-    of = verified.service_key or _NONE
+    if verified.first_revision > 1:
+        document["first_revision"] = verified.first_revision
+    session.show(document, lambda: ["\n".join(_whole(verified))])
+
+
+@audit.command("mark", cls=Verb)
+@_service
+@click.argument("text")
+@click.pass_obj
+def mark(session: Session, service: str, text: str) -> None:
+    """Show the mark that stands for TEXT in the trail: a user id, an address, the value of a rule.
+
+    So whoever has a candidate can look for it. Give "" as SERVICE for what belongs to none, and an
+    address in its shortest form. Somebody has another mark in another trail.
+    """
+    first = next(_entries(session, service), None)
+    if first is None:
+        raise _nothing(service or _NONE)
+    found = hashing(str(first.said.get("salt", "")))(text)
+    session.show({"service_key": service, "mark": found}, lambda: [found])
+
+
+def _whole(verified: Chain) -> Iterator[str]:
     count = render.counted(verified.entries, "entry", "entries")
-    session.show(document, lambda: [f"{of}: {count}, whole\nhead: {verified.head or 'none'}"])
+    yield f"{verified.service_key or _NONE}: {count}, whole"
+    yield f"head: {verified.head or 'none'}"
+    if verified.first_revision > 1:
+        yield (
+            f"begins with revision {verified.first_revision}: what was changed before is not in "
+            "it; if that is news, compare with a head or an export from before"
+        )
+
+
+def _nothing(where: str) -> Refusal:
+    return Refusal(
+        "not-found",
+        f"{where}: there is no entry to verify: nothing was ever changed there, or the trail was "
+        "removed together with the policy and its history",
+        "check the name (canaryctl status lists what there is); if there was a trail, an earlier "
+        "export (canaryctl audit verify --file) says what it held",
+    )
 
 
 def _verified(entries: Iterator[Entry], found: Chain, stored_revision: int = 0) -> Chain:
@@ -133,16 +180,27 @@ def _of_file(path: str) -> Iterator[Entry]:
                 raise Misuse(f"{path}: line {number} is no line of an export: {error}") from error
 
 
-def _revision(session: Session, service: str) -> int:
-    """The revision of the stored policy; 0 if there is none."""
+def _newest_revision(session: Session, service: str) -> int:
+    """That of the policy or of its history, whichever is newer; 0 if there is neither."""
     if not service:
         return 0
+    newest = 0
+    with _unless_unknown():
+        newest = session.policy(service).revision
+    with _unless_unknown():
+        request = admin_pb2.ListChangesRequest(service_key=service, limit=1)
+        for change in session.call(session.admin.ListChanges, request).changes:
+            newest = max(newest, change.revision)
+    return newest
+
+
+@contextmanager
+def _unless_unknown() -> Iterator[None]:
     try:
-        return session.policy(service).revision
+        yield
     except Refusal as refusal:
         if refusal.code != "not-found":
             raise
-        return 0
 
 
 def _page(service: str, entries: list[Entry], changes: bool) -> Iterator[str]:

@@ -23,7 +23,7 @@ def guards() -> None:
 
 @click.group(cls=Noun)
 def freeze() -> None:
-    """Freezes: times in which nothing is started, raised or promoted."""
+    """Freezes: times in which nobody is given a new version who does not have it."""
 
 
 @click.group(cls=Noun)
@@ -50,8 +50,8 @@ def show(session: Session, service: str) -> None:
     "--approve",
     "moves",
     multiple=True,
-    type=click.Choice(["start", "promote", "none"]),
-    help="A move that needs a second person; repeat for both.",
+    type=click.Choice(["start", "promote", "widen", "none"]),
+    help="A move that needs a second person; repeat for more.",
 )
 @click.option("--above", type=PERCENTAGE, help="Raising above this needs a second person.")
 @file_option("The guards whole, freezes too, instead of the options")
@@ -73,7 +73,10 @@ def set_guards(
     else:
         chosen = _current(session, change)
         needs = policy_pb2.ApprovalRules(
-            start="start" in moves, promote="promote" in moves, above=above
+            start="start" in moves,
+            promote="promote" in moves,
+            widen="widen" in moves,
+            above=above,
         )
         chosen.approvals.CopyFrom(needs)
     _set(session, change, chosen, "set the guards")
@@ -101,7 +104,10 @@ def list_freezes(session: Session, service: str) -> None:
 def add_freeze(
     session: Session, change: admin_pb2.Change, name: str, start: str, end: str, time_zone: str
 ) -> None:
-    """Refuse starts, raises and promotions for a time; the reason is told to whoever asks."""
+    """Refuse starts, raises, promotions, and rules and lists that may widen the canary, for a time.
+
+    The reason is told to whoever asks.
+    """
     found = _current(session, change)
     if name in {freeze.name for freeze in found.freezes}:
         raise Refusal(
@@ -143,8 +149,8 @@ def approve(
     percentage: float | None,
     valid: int | None,
 ) -> None:
-    """Consent to somebody else's MOVE of VERSION; one consent serves one move."""
-    if (move == "promote") != (percentage is None):
+    """Consent to somebody else's MOVE of VERSION; one consent serves one move, none of your own."""
+    if (move in ("promote", "widen")) != (percentage is None):
         raise click.UsageError("--percentage goes with start and raise, and must be given there")
     request = admin_pb2.ApproveRequest(
         change=change,
@@ -154,13 +160,10 @@ def approve(
         valid_s=valid or 0,
     )
     answer = session.call(session.admin.Approve, request)
-    document = {"service_key": change.service_key, "revision": answer.revision, "id": answer.id}
     limit = "" if percentage is None else f" up to {render.percent(percentage)}"
-    said = (
-        f"approved {move} of {render.cell(version)}{limit}: {answer.id} "
-        f"({change.service_key}, revision {answer.revision})"
-    )
-    session.show(document, lambda: [said])
+    # Who asks for the move is not known before it is made.
+    said = f"approved {move} of {version}{limit} by anybody but you: {answer.id}"
+    session.tell_written(answer, change, said, id=answer.id)
 
 
 @approvals.command("list")
@@ -193,8 +196,10 @@ def withdraw(session: Session, change: admin_pb2.Change, id_: str | None, everyt
 
 
 def _ids(session: Session, change: admin_pb2.Change) -> list[str]:
-    """Those of all approvals; there is at least one."""
+    """Those of all approvals, at least one; ``change`` is for the revision that has them."""
     policy = session.policy(change.service_key)
+    if not change.HasField("expected_revision"):
+        change.expected_revision = policy.revision
     if not policy.approvals:
         raise Refusal(
             "not-found",

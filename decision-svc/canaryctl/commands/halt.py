@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 from canary.admin.v1 import admin_pb2
@@ -51,10 +51,20 @@ def halt(
 def _halt_all(session: Session, reason: str) -> None:
     request = admin_pb2.HaltAllRequest(actor=session.actor, reason=reason)
     found = session.call(session.admin.HaltAll, request).services
-    session.show({"services": render.documents(found)}, lambda: [answer_tables.halted(found)])
+    session.show({"services": render.documents(found)}, lambda: _page(session.address, found))
     troubled = [halted.service_key for halted in found if halted.trouble]
     if troubled:
         raise _not_all(troubled, len(found))
+
+
+def _page(address: str, found: Sequence[admin_pb2.Halted]) -> Iterator[str]:
+    yield answer_tables.halted(found)
+    if not found:
+        where = render.cell(address)
+        yield (
+            f"the service at {where} knows of no release in force; if users still get a canary, "
+            "ask one that has its policy: canaryctl status"
+        )
 
 
 def _not_all(troubled: Sequence[str], count: int) -> Refusal:

@@ -8,7 +8,7 @@ import click
 from canary.admin.v1 import admin_pb2
 from canary.policy.v1 import policy_pb2
 
-from canaryctl import answer_tables, policy_tables, render
+from canaryctl import answer_tables, baselines, policy_tables, render
 from canaryctl.options import Command, Noun, Verb, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import DURATION, PERCENTAGE, choice, value_of
@@ -49,7 +49,7 @@ def exposure(session: Session, service: str, release_id: str, with_users: bool) 
             "release_id": answer.release_id,
             "exposures": [_exposure(found) for found in answer.exposures],
         },
-        lambda: answer_tables.exposure(answer),
+        lambda: answer_tables.exposure(answer, with_users=with_users),
     )
 
 
@@ -123,13 +123,25 @@ percentage = _as_verb("percentage")
 release.add_command(percentage, "percentage")
 
 
-def _move(name: str, move: admin_pb2.Move.ValueType, said: str, explained: str) -> None:
-    """Add a command that moves the release and needs nothing else to be said."""
+def _move(
+    name: str,
+    move: admin_pb2.Move.ValueType,
+    said: str,
+    explained: str,
+    *,
+    is_end: bool = False,
+) -> None:
+    """Add a command that moves the release and needs nothing else to be said.
+
+    After an end, gateways go by their own files again: whom those give a canary is told.
+    """
 
     def run(session: Session, change: admin_pb2.Change) -> None:
         request = admin_pb2.MoveReleaseRequest(change=change, move=move)
         answer = session.call(session.admin.MoveRelease, request)
-        session.tell_written(answer, change, said)
+        service = change.service_key
+        warning = baselines.warning(session, service, is_over=True) if is_end else ""
+        session.tell_written(answer, change, said, warning)
 
     release.command(name, help=explained)(writes(run))
 
@@ -157,6 +169,7 @@ _move(
     admin_pb2.MOVE_PROMOTE,
     "promoted the release",
     "End the release: its version becomes stable, the old one deprecated.",
+    is_end=True,
 )
 _move(
     "keep",
@@ -176,13 +189,17 @@ _move(
     help="Leave it to the controller to do it in so long, unless somebody keeps the release.",
 )
 def rollback(session: Session, change: admin_pb2.Change, delay_s: int | None) -> None:
-    """End the release: its version is withdrawn, everybody gets stable."""
+    """End the release: its version is withdrawn, and what gateways' own files say rules again.
+
+    Everybody gets stable where those give nobody a canary; the answer names those that do.
+    """
     request = admin_pb2.MoveReleaseRequest(
         change=change, move=admin_pb2.MOVE_ROLL_BACK, delay_s=delay_s or 0
     )
     answer = session.call(session.admin.MoveRelease, request)
     later = f"the release is rolled back in {delay_s} s, unless it is kept"
-    session.tell_written(answer, change, later if delay_s else "rolled the release back")
+    warning = baselines.warning(session, change.service_key, is_over=not delay_s)
+    session.tell_written(answer, change, later if delay_s else "rolled the release back", warning)
 
 
 _move(
@@ -190,4 +207,5 @@ _move(
     admin_pb2.MOVE_ABANDON,
     "abandoned the release",
     "End the release without holding anything against its version.",
+    is_end=True,
 )

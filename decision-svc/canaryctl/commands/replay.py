@@ -19,12 +19,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from canaryctl.errors import Misuse
 from canaryctl.options import Verb
 from canaryctl.replay import page, policies
-from canaryctl.replay.lines import Format, Wanted
+from canaryctl.replay.lines import Format, Found, Wanted
 from canaryctl.replay.run import Job, size_of
 from canaryctl.replay.run import replay as replay_logs
 from canaryctl.replay.tally import Tally, reads_time
 from canaryctl.session import Session
 from canaryctl.values import MOMENT
+
+_EXPECTED = (
+    "give a log in nginx's combined format, Kong's JSON log, or JSON lines with the fields of a "
+    "DecideRequest; --format says which, where the first line does not show it"
+)
 
 
 @click.command("replay", cls=Verb)
@@ -79,11 +84,26 @@ def replay(
     session.close()
     started = monotonic()
     tally = _replayed(job, logs, jobs or os.cpu_count() or 1)
+    _check_readable(tally.found, logs)
     result = page.document(tally, monotonic() - started, show_users=show_users)
     session.show(
         {"service_key": proposed.service_key, **result},
         lambda: page.page(result, show_users=show_users),
     )
+
+
+def _check_readable(found: Found, logs: tuple[str, ...]) -> None:
+    """Raise Misuse if there is nothing in the logs that a replay could go by."""
+    if not found.lines:
+        raise Misuse(f"{', '.join(logs)}: holds no line", next_step=_EXPECTED)
+    if found.bad == found.lines and found.first_bad is not None:
+        file, line = found.first_bad
+        formats = " or ".join(sorted(found.formats))
+        raise Misuse(
+            f"{file}: none of {found.lines:,} lines can be read as {formats}; the first is "
+            f"line {line:,}",
+            next_step=_EXPECTED,
+        )
 
 
 def _now(session: Session, against: str, service_key: str) -> Policy:

@@ -15,9 +15,13 @@ from canary_engine import parse
 from canary_engine.guards import is_frozen
 
 from canaryctl import answer_tables, policy_tables, progress, render
-from canaryctl.errors import NEXT_STEPS, Refusal
+from canaryctl.errors import NEXT_FOR_AN_UNKNOWN_SERVICE, Refusal
 from canaryctl.options import Verb, service_keys
 from canaryctl.session import Session
+
+_LOST = "lost from the store, ruled from memory: the next change writes it back"
+# A policy that cannot be read is one service's trouble; these are everybody's.
+_OF_ALL = ("unavailable", "deadline-exceeded", "unauthenticated", "permission-denied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class Known:
     effective: admin_pb2.GetEffectivePolicyResponse
     baselines: list[admin_pb2.BaselineInContact]
     record: record_pb2.ReleaseRecord | None = None
+    trouble: str = ""
+    """What is the matter with the stored policy."""
 
 
 @click.command(cls=Verb)
@@ -50,7 +56,7 @@ def status(session: Session, service: str | None) -> None:
         raise Refusal(
             "not-found",
             f"{service}: no policy is stored, and no gateway in contact declares one",
-            NEXT_STEPS["not-found"].format(service=service),
+            NEXT_FOR_AN_UNKNOWN_SERVICE,
         )
     now = datetime.now(UTC)
     known = [_known(session, key, summaries.get(key), declared) for key in keys]
@@ -86,7 +92,9 @@ def _known(
     declared: Iterable[admin_pb2.BaselineInContact],
 ) -> Known:
     request = admin_pb2.GetEffectivePolicyRequest(service_key=key)
-    policy = session.policy(key) if summary is not None else policy_pb2.Policy(service_key=key)
+    policy, trouble = policy_pb2.Policy(service_key=key), ""
+    if summary is not None:
+        policy, trouble = _stored(session, key)
     return Known(
         service_key=key,
         summary=summary,
@@ -94,7 +102,20 @@ def _known(
         effective=session.call(session.admin.GetEffectivePolicy, request),
         baselines=[b for b in declared if b.baseline.policy.service_key == key],
         record=_record(session, policy) if progress.is_planned(policy) else None,
+        trouble=trouble,
     )
+
+
+def _stored(session: Session, key: str) -> tuple[policy_pb2.Policy, str]:
+    """The policy, and what is the matter with it: that keeps no other from being shown."""
+    request = admin_pb2.GetPolicyRequest(service_key=key)
+    try:
+        answer = session.call(session.admin.GetPolicy, request)
+    except Refusal as refusal:
+        if refusal.code in _OF_ALL:
+            raise
+        return policy_pb2.Policy(service_key=key), f"ruled from memory: {refusal.message}"
+    return answer.policy, _LOST if answer.is_lost else ""
 
 
 def _record(session: Session, policy: policy_pb2.Policy) -> record_pb2.ReleaseRecord | None:
@@ -122,6 +143,7 @@ def _document(known: Known, now: datetime) -> dict[str, Any]:
     said = render.document(summary) if summary is not None else key
     frozen = [render.document(freeze) for freeze in _frozen(known.policy, now)]
     more: dict[str, Any] = {
+        "trouble": known.trouble,
         "needs_second_person": render.document(known.policy.guards.approvals),
         "freezes_in_force": frozen,
         "approvals": render.documents(_usable(known.policy, now)),
@@ -155,6 +177,8 @@ def _page(found: list[Known], now: datetime, *, is_one: bool) -> list[str]:
 def _notes(known: Known, now: datetime) -> Iterator[str]:
     """What stands in the way of the next move, and what clients are told, a line each."""
     policy, key = known.policy, render.cell(known.service_key)
+    if known.trouble:
+        yield f"{key}: {render.cell(known.trouble)}"
     for freeze in _frozen(policy, now):
         why = f" ({freeze.reason})" if freeze.reason else ""
         until = f"until {freeze.end} {freeze.time_zone}{why}"

@@ -8,9 +8,13 @@ from canary.policy.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from canaryctl import policy_tables, render
+from canaryctl.errors import Refusal
 from canaryctl.options import Noun, reads, writes
 from canaryctl.session import Session
 from canaryctl.values import MOMENT, choice, value_of
+
+MAX_NAMED = 10
+"""Of how many versions the names are told to whoever asks for one that there is not."""
 
 
 @click.group(cls=Noun)
@@ -20,7 +24,7 @@ def version() -> None:
 
 @version.command("list")
 @reads
-def show(session: Session, service: str) -> None:
+def list_versions(session: Session, service: str) -> None:
     """List the versions."""
     policy = session.policy(service)
     document = {
@@ -29,6 +33,29 @@ def show(session: Session, service: str) -> None:
         "versions": render.documents(policy.versions),
     }
     session.show(document, lambda: [policy_tables.versions(policy)])
+
+
+@version.command("show")
+@reads
+@click.argument("name", metavar="VERSION")
+def show(session: Session, service: str, name: str) -> None:
+    """Show all of one version."""
+    policy = session.policy(service)
+    found = next((v for v in policy.versions if v.version == name), None)
+    if found is None:
+        names = render.listed(v.version for v in policy.versions[:MAX_NAMED]) or "none"
+        more = ", …" if len(policy.versions) > MAX_NAMED else ""
+        raise Refusal(
+            "not-found",
+            f"there is no version {name!r}; there is: {names}{more}",
+            f"canaryctl version list {service}",
+        )
+    document = {
+        "service_key": service,
+        "revision": policy.revision,
+        "version": render.document(found),
+    }
+    session.show(document, lambda: [policy_tables.version(found)])
 
 
 @version.command("register")

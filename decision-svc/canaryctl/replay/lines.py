@@ -50,6 +50,37 @@ class Found:
     bad: int = 0
     of_others: int = 0
     formats: set[Format] = field(default_factory=set)
+    file: str = ""
+    """What is read now."""
+    passed: int = 0
+    """How many lines of it are behind, blank ones too."""
+    first_bad: tuple[str, int] | None = None
+    """The file of the first line that could not be read, and its number there, from 1."""
+
+    def open(self, file: str) -> None:
+        """Go on with a part of a file; where it is another one, its lines count from 1."""
+        if file != self.file:
+            self.file, self.passed = file, 0
+
+    def note_bad(self, block: bytes, line: bytes) -> None:
+        """A line of a block cannot be read."""
+        if self.first_bad is None:
+            # One that stands before it and says the same is as bad.
+            start = 0 if block.startswith(line + b"\n") else block.find(b"\n" + line) + 1
+            self.first_bad = self.file, self.passed + block.count(b"\n", 0, start) + 1
+        self.bad += 1
+
+    def merge(self, other: Found) -> None:
+        """Add what came of the lines after these."""
+        before = self.passed if other.file == self.file else 0
+        if self.first_bad is None and other.first_bad is not None:
+            file, line = other.first_bad
+            self.first_bad = file, line + before
+        self.file, self.passed = other.file, other.passed + before
+        self.lines += other.lines
+        self.bad += other.bad
+        self.of_others += other.of_others
+        self.formats |= other.formats
 
 
 Seen = tuple[Request, Person, datetime]
@@ -84,6 +115,9 @@ def read_combined(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
     rows = _COMBINED.findall(text)
     lines = _count(block)
     found.lines += lines
+    if lines > len(rows) and found.first_bad is None:
+        found.note_bad(block, next(line for line in block.split(b"\n") if _is_bad(line)))
+        found.bad -= 1  # it is one of these
     found.bad += lines - len(rows)
     request, at, reads_time = Request(), wanted.now, wanted.reads_time
     user_headers = wanted.user_headers
@@ -97,6 +131,12 @@ def read_combined(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
         request.headers, request.client_ip, request.path = headers, ip, path
         request.fallback_key = ip + agent
         yield request, NOBODY, at
+    found.passed += block.count(b"\n")
+
+
+def _is_bad(line: bytes) -> bool:
+    """Whether a line is in no combined format, and not blank."""
+    return bool(line.strip()) and not _COMBINED.match(line.decode("utf-8", "surrogateescape"))
 
 
 @lru_cache(maxsize=4_096)
@@ -167,7 +207,7 @@ def read_kong(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
             if wanted.reads_time and line.started_at:
                 at = datetime.fromtimestamp(line.started_at / 1_000, UTC)
         except (msgspec.DecodeError, ValueError, OverflowError, OSError):
-            found.bad += 1
+            found.note_bad(block, raw)
             continue
         service, consumer = line.service, line.consumer
         if service is not None and service.name not in (None, wanted.service_key):
@@ -180,6 +220,7 @@ def read_kong(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
         request.consumer = (consumer.username or consumer.id or "") if consumer else ""
         request.fallback_key = line.client_ip + headers.get("user-agent", "")
         yield request, NOBODY, at
+    found.passed += block.count(b"\n")
 
 
 class _Described(msgspec.Struct, forbid_unknown_fields=True):
@@ -211,7 +252,7 @@ def read_requests(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
             person = NOBODY if line.person is None else _person(line.person)
             at = wanted.now if line.at is None else line.at.astimezone(UTC)
         except (msgspec.DecodeError, ValueError, TypeError, AttributeError, OverflowError):
-            found.bad += 1
+            found.note_bad(block, raw)
             continue
         if line.service_key not in ("", wanted.service_key):
             found.of_others += 1
@@ -227,6 +268,7 @@ def read_requests(block: bytes, wanted: Wanted, found: Found) -> Iterator[Seen]:
         agent = headers.get("user-agent", "")
         request.fallback_key = line.fallback_key or line.client_ip + agent
         yield request, person, at
+    found.passed += block.count(b"\n")
 
 
 def _person(fields: dict[str, Any]) -> Person:

@@ -37,6 +37,7 @@ def document(tally: Tally, elapsed_s: float, *, show_users: bool) -> dict[str, A
     return {
         "lines": found.lines,
         "bad_lines": found.bad,
+        **_first_bad(tally),
         "lines_of_other_services": found.of_others,
         "formats": sorted(found.formats),
         "requests": total,
@@ -44,6 +45,7 @@ def document(tally: Tally, elapsed_s: float, *, show_users: bool) -> dict[str, A
         "moved": moved,
         "now": _sides(tally, total, 0),
         "proposed": _sides(tally, total, 1),
+        "segments": _segments(tally, total),
         "movers": {
             words.replace(" -> ", "-to-"): list(_movers(tally, way, show_users=show_users))
             for way, words in WAYS[:2]
@@ -59,7 +61,10 @@ def page(result: dict[str, Any], *, show_users: bool) -> Iterator[str]:
     speed = f"{result['seconds']:.1f} s, {result['lines_per_second']:,} lines/s"
     read = [f"{result['lines']:,} lines ({', '.join(result['formats'])}), {speed}"]
     if result["bad_lines"]:
-        read.append(f"{result['bad_lines']:,} lines could not be read")
+        first = result["first_bad_line"]
+        counted = render.counted(result["bad_lines"], "line")
+        where = render.cell(f"line {first['line']:,} of {first['file']}")
+        read.append(f"{counted} could not be read, the first is {where}")
     if result["lines_of_other_services"]:
         read.append(f"{result['lines_of_other_services']:,} lines are about other services")
     if result["needing_the_store"]:
@@ -83,10 +88,19 @@ def page(result: dict[str, Any], *, show_users: bool) -> Iterator[str]:
             for d in result[side]
         ]  # fmt: skip
         yield render.section(side, ("variant", "reason", "matched", "requests", "share"), decided)
+    if result["segments"]:
+        yield _segments_page(result["segments"])
     for way, users in result["movers"].items():
         kind = "users" if show_users else "users, hashed"
         lines = [f"{way.replace('-to-', ' -> ')}, {kind} (at most {SAMPLE} of them):"]
         yield "\n".join([*lines, *(f"  {render.cell(user)}" for user in users)])
+
+
+def _first_bad(tally: Tally) -> dict[str, Any]:
+    if tally.found.first_bad is None:
+        return {}
+    file, line = tally.found.first_bad
+    return {"first_bad_line": {"file": file, "line": line}}
 
 
 def _count(tally: Tally, way: Way) -> int:
@@ -107,6 +121,36 @@ def _sides(tally: Tally, total: int, side: int) -> list[dict[str, Any]]:
         row = {"variant": str(why.variant), "reason": str(why.reason), "matched": why.matched}
         rows.append({**row, "requests": count, "percentage": _share(count, total)})
     return [{name: value for name, value in row.items() if value != ""} for row in rows]
+
+
+def _segments(tally: Tally, total: int) -> list[dict[str, Any]]:
+    """Of each segment's members, whatever decided, what share gets the canary.
+
+    Users who are in several count in each; those in none come last, without a name.
+    """
+    return [
+        {
+            **({"segment": name} if name else {}),
+            "requests": found.requests,
+            "percentage": _share(found.requests, total),
+            "now": _share(found.now, found.requests),
+            "proposed": _share(found.proposed, found.requests),
+        }
+        for name, found in sorted(tally.segments.items(), key=lambda item: (not item[0], item[0]))
+    ]
+
+
+def _segments_page(segments: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            row.get("segment", "(in none)"),
+            f"{row['requests']:,}",
+            *(render.percent(row[name]) for name in ("percentage", "now", "proposed")),
+        )
+        for row in segments
+    ]
+    headings = ("segment", "requests", "of all", "canary now", "canary proposed")
+    return "canary by segment\n" + render.table(headings, rows)
 
 
 def _share(count: int, total: int) -> float:

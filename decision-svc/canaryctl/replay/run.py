@@ -56,7 +56,7 @@ class Part:
     """A piece of a log: a range of a file, or the bytes themselves."""
 
     format: Format
-    path: str = ""
+    path: str
     start: int = 0
     end: int = 0
     data: bytes = b""
@@ -80,6 +80,7 @@ class Replay:
     def add(self, part: Part, count: Count) -> None:
         """Count the part's requests."""
         count.found.formats.add(part.format)
+        count.found.open(part.path)
         read = READERS[part.format]
         blocks = [part.data] if part.data else _range(part.path, part.start, part.end)
         seen = (read(block, self._job.wanted, count.found) for block in blocks)
@@ -164,13 +165,13 @@ def _side_by_side(job: Job, paths: tuple[str, ...], workers: int) -> Iterator[tu
 def _parts(job: Job, paths: tuple[str, ...], part_bytes: int) -> Iterator[Part]:
     for path in paths:
         if path == STDIN:
-            yield from _of_stream(job, sys.stdin.buffer, lambda: 0)
+            yield from _of_stream(job, path, sys.stdin.buffer, lambda: 0)
             continue
         with Path(path).open("rb") as file:
             if file.read(2) == b"\x1f\x8b":
                 file.seek(0)
                 with gzip.open(file) as stream:
-                    yield from _of_stream(job, stream, file.tell)
+                    yield from _of_stream(job, path, stream, file.tell)
                 continue
         yield from _of_file(job, path, part_bytes)
 
@@ -188,14 +189,14 @@ def _of_file(job: Job, path: str, part_bytes: int) -> Iterator[Part]:
             start = end
 
 
-def _of_stream(job: Job, stream: Stream, done: Callable[[], int]) -> Iterator[Part]:
+def _of_stream(job: Job, path: str, stream: Stream, done: Callable[[], int]) -> Iterator[Part]:
     """Blocks of whole lines."""
     written, before = job.format, 0
     while data := stream.read(4 * BLOCK_BYTES):
         data += stream.readline(BLOCK_BYTES)
         written = written or detect(data[:SAMPLE_BYTES])
         now = done()
-        yield Part(format=written, data=data, progress=now - before)
+        yield Part(format=written, path=path, data=data, progress=now - before)
         before = now
 
 

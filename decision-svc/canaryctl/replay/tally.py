@@ -14,58 +14,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from heapq import nsmallest
-from math import log
 from typing import Any
 
 from canary_engine.decide import CompiledPolicy, decide
 from canary_engine.model import NOBODY, Person, Policy, Reason, Request, Variant
+from canary_engine.segments import Test, membership
 from mmh3 import mmh3_x64_128_uintdigest
 
+from canaryctl.replay.distinct import Distinct
 from canaryctl.replay.lines import Found, Seen
 
-_BITS = 14
-REGISTERS = 1 << _BITS
-_RANK_BITS = 50
-_MASK = REGISTERS - 1
-_HIGH_BITS = int.from_bytes(b"\x80" * REGISTERS, "little")
 SAMPLE = 20
 KEPT_ANSWERS = 8_192
 """How many different requests are remembered at most; then all are forgotten."""
 
 Way = tuple[bool, bool]
 """Whether the canary is got now, and whether it would be."""
-
-
-class Distinct:
-    """How many different users there are, more or less."""
-
-    __slots__ = ("registers",)
-
-    def __init__(self) -> None:
-        self.registers = bytearray(REGISTERS)
-
-    def add(self, hashed: int) -> None:
-        """Count a user by a hash of 64 bits or more; again makes no difference."""
-        index = hashed & _MASK
-        rank = _RANK_BITS + 1 - (hashed >> _BITS & (1 << _RANK_BITS) - 1).bit_length()
-        if rank > self.registers[index]:
-            self.registers[index] = rank
-
-    def merge(self, other: Distinct) -> None:
-        """Count those of another as well."""
-        # The larger of each two registers, of all at once: as digits of one long number, which
-        # is 50 times as fast as one by one. A digit's high bit is free, for no rank needs it.
-        ours, others = (int.from_bytes(d.registers, "little") for d in (self, other))
-        is_ours = ((ours | _HIGH_BITS) - others & _HIGH_BITS) >> 7
-        mask = is_ours * 0x7F
-        self.registers = bytearray((others ^ (ours ^ others) & mask).to_bytes(REGISTERS, "little"))
-
-    def __len__(self) -> int:
-        zeros = self.registers.count(0)
-        if zeros > REGISTERS * 0.1:  # few users: how many registers are empty says it better
-            return round(REGISTERS * log(REGISTERS / zeros))
-        total = sum(2.0**-rank for rank in self.registers)
-        return round(0.7213 / (1 + 1.079 / REGISTERS) * REGISTERS * REGISTERS / total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +42,29 @@ class Why:
 
 
 @dataclass(slots=True)
+class Share:
+    """How many requests there are, and how many of them get the canary by either policy."""
+
+    requests: int = 0
+    now: int = 0
+    proposed: int = 0
+
+    def add(self, requests: int, now: int, proposed: int) -> None:
+        """Count more of them."""
+        self.requests += requests
+        self.now += now
+        self.proposed += proposed
+
+
+@dataclass(slots=True)
 class Tally:
     """What a part of a log, or all of it, comes to."""
 
     pairs: dict[tuple[Why, Why], int] = field(default_factory=dict)
     users: dict[Way, Distinct] = field(default_factory=dict)
     movers: dict[Way, dict[int, str]] = field(default_factory=dict)
+    segments: dict[str, Share] = field(default_factory=dict)
+    """The requests of each segment's members, whatever decided; "" is of users in none."""
     unknown: int = 0
     """Requests for which a service would have asked its store about the user."""
     found: Found = field(default_factory=Found)
@@ -97,11 +78,11 @@ class Tally:
         for way, users in other.movers.items():
             both = self.movers.get(way, {}) | users
             self.movers[way] = {h: both[h] for h in nsmallest(SAMPLE, both)}
+        for name, share in other.segments.items():
+            found = self.segments.setdefault(name, Share())
+            found.add(share.requests, share.now, share.proposed)
         self.unknown += other.unknown
-        self.found.lines += other.found.lines
-        self.found.bad += other.found.bad
-        self.found.of_others += other.found.of_others
-        self.found.formats |= other.found.formats
+        self.found.merge(other.found)
 
 
 _LATE = (Reason.SEGMENT, Reason.FLAG, Reason.PERCENTAGE, Reason.DEFAULT)
@@ -131,7 +112,13 @@ def _facts(now: CompiledPolicy, proposed: CompiledPolicy) -> Facts | None:
     if any(reads_time(compiled.policy) for compiled in (now, proposed)):
         return None
     one, other = now.reads, proposed.reads
-    headers = tuple(one.headers | other.headers | {now.user_id_header, proposed.user_id_header})
+    headers = tuple(
+        one.headers
+        | other.headers
+        | {now.user_id_header, proposed.user_id_header}
+        | _of_segments(now.policy)
+        | _of_segments(proposed.policy)
+    )
     cookies = tuple(one.cookies | other.cookies)
     has_ip, has_path = one.client_ip or other.client_ip, one.path or other.path
 
@@ -147,6 +134,22 @@ def _facts(now: CompiledPolicy, proposed: CompiledPolicy) -> Facts | None:
         )
 
     return facts
+
+
+def _of_segments(policy: Policy) -> frozenset[str]:
+    """The headers that say of which segments a user is, whether or not segments decide."""
+    identity = policy.identity
+    return frozenset(identity.attribute_headers.values()) if policy.segments else frozenset()
+
+
+def _memberships(now: Policy, proposed: Policy) -> tuple[tuple[str, Test], ...]:
+    """Who is in which segment: as the proposed policy says, or as it is now for those it lacks."""
+    tests = {
+        segment.name: membership(segment, policy.identity)
+        for policy in (now, proposed)
+        for segment in policy.segments
+    }
+    return tuple(tests.items())
 
 
 def _stages_alike(now: CompiledPolicy, proposed: CompiledPolicy) -> int:
@@ -180,7 +183,7 @@ def _without_share(policy: Policy) -> Policy:
 
 
 # Enums hash in Python, their identities do not: what they stand for is put back at the end.
-_Key = tuple[int, int, str, int, int, str, bool]
+_Key = tuple[int, int, str, int, int, str, bool, tuple[str, ...]]
 _KNOWN: dict[int, Any] = {id(word): word for word in (*Variant, *Reason)}
 _WAYS: tuple[Way, ...] = ((False, False), (False, True), (True, False), (True, True))
 _MOVES = _WAYS[1:3]
@@ -202,6 +205,7 @@ class Count:
         self._constant = decide(now, Request(), NOBODY, _ANY_TIME) if is_constant else None
         self._alike = _stages_alike(now, proposed)
         self._facts = _facts(now, proposed)
+        self._memberships = _memberships(now.policy, proposed.policy)
         self._began = 0
         # A list holds the one count of all requests with the same answers.
         self._answers: dict[tuple[object, ...], list[int]] = {}
@@ -228,10 +232,13 @@ class Count:
     def tally(self) -> Tally:
         """What all of them come to."""
         tally = Tally(found=self.found)
-        for (a, b, c, d, e, f, is_unknown), (count,) in self._counts.items():
-            pair = Why(_KNOWN[a], _KNOWN[b], c), Why(_KNOWN[d], _KNOWN[e], f)
-            tally.pairs[pair] = tally.pairs.get(pair, 0) + count
+        for (a, b, c, d, e, f, is_unknown, segments), (count,) in self._counts.items():
+            old, new = Why(_KNOWN[a], _KNOWN[b], c), Why(_KNOWN[d], _KNOWN[e], f)
+            tally.pairs[old, new] = tally.pairs.get((old, new), 0) + count
             tally.unknown += count * is_unknown
+            is_now, is_then = (why.variant is Variant.CANARY for why in (old, new))
+            for name in segments:
+                tally.segments.setdefault(name, Share()).add(count, count * is_now, count * is_then)
         tally.users = {way: users for way, users in self._users.items() if any(users.registers)}
         tally.movers = {way: kept for way, kept in self._movers.items() if kept}
         return tally
@@ -255,11 +262,18 @@ class Count:
             user or request.consumer or request.fallback_key,
             (old[0] is Variant.CANARY, new[0] is Variant.CANARY),
         )
-        key = (id(old[0]), id(old[3]), old[4], id(new[0]), id(new[3]), new[4], is_unknown)
+        segments = self._segments(request, person, at) if self._memberships else ()
+        key = (
+            id(old[0]), id(old[3]), old[4], id(new[0]), id(new[3]), new[4], is_unknown, segments,
+        )  # fmt: skip
         count = self._counts.get(key)
         if count is None:
             count = self._counts[key] = [0]
         return count
+
+    def _segments(self, request: Request, person: Person, at: datetime) -> tuple[str, ...]:
+        found = [name for name, is_in in self._memberships if is_in(request, person, at)]
+        return tuple(found) or ("",)
 
     def _both(self, request: Request, person: Person, at: datetime) -> tuple[Any, Any]:
         """Both decisions; given a person, there are no other answers."""

@@ -27,6 +27,7 @@ def loosens(before: Guards, after: Guards) -> bool:
     return (
         (old.start and not new.start)
         or (old.promote and not new.promote)
+        or (old.widen and not new.widen)
         or _limit(new.above) > _limit(old.above)
         or not set(before.freezes) <= set(after.freezes)
     )

@@ -40,11 +40,15 @@ _EXPOSED = 1000
 
 @dataclass(slots=True)
 class _Shelf:
-    """All that is kept for one service key; the record of revision 1 is first."""
+    """All that is kept for one service key; the oldest record is first."""
 
     documents: dict[int, bytes] = field(default_factory=dict)
     records: list[ChangeRecord] = field(default_factory=list)
     members: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> int:
+        return self.records[-1].revision if self.records else 0
 
 
 class _Bell:
@@ -80,11 +84,11 @@ class MemoryStore:
         self._profile_changes = _Bell()
 
     async def revisions(self) -> Mapping[str, int]:
-        return {key: len(shelf.records) for key, shelf in self._shelves.items()}
+        return {key: shelf.revision for key, shelf in self._shelves.items()}
 
     async def load(self, service_key: str, revision: int | None = None) -> Document | None:
         shelf = self._shelf(service_key)
-        data = shelf.documents.get(len(shelf.records) if revision is None else revision)
+        data = shelf.documents.get(shelf.revision if revision is None else revision)
         return None if data is None else read_document(data, service_key)
 
     async def newest(self, service_key: str) -> tuple[Document | None, Tail]:
@@ -97,12 +101,13 @@ class MemoryStore:
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
         link: Link | None = None,
+        current: int | None = None,
     ) -> None:
+        expected = record.revision - 1 if current is None else current
         written = await write_document(document)
         shelf = self._shelf(service_key)
-        current = len(shelf.records)
-        if current != record.revision - 1:
-            raise LostRace(service_key, record.revision - 1, current)
+        if shelf.revision != expected:
+            raise LostRace(service_key, expected, shelf.revision)
         if link is not None:
             self._append(service_key, link)
         shelf.members = _edited(shelf.members, members)
@@ -116,7 +121,7 @@ class MemoryStore:
         self, service_key: str, before: int | None = None, limit: int = 50
     ) -> Sequence[ChangeRecord]:
         records = self._shelf(service_key).records
-        older = records if before is None else records[: max(before - 1, 0)]
+        older = [r for r in records if before is None or r.revision < before]
         return older[::-1][: max(limit, 0)]
 
     def watch(self) -> AsyncGenerator[str, None]:

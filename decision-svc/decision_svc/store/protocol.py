@@ -144,13 +144,14 @@ class PolicyStore(Protocol):
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
         link: Link | None = None,
+        current: int | None = None,
     ) -> None:
         """Write ``document``, the member edits and the record as revision ``record.revision``.
 
         ``link`` becomes the next one of the service key's audit chain; None: no link is
         written. All of it or nothing. Raises LostRace unless the current revision (0 if there
-        is none) is ``record.revision - 1``, and ChainMoved if only the chain is longer than
-        the link says. Watchers are told after the write.
+        is none) is ``record.revision - 1``, or ``current`` if that is given, and ChainMoved if
+        only the chain is longer than the link says. Watchers are told after the write.
 
         StoreUnavailable leaves open whether it was done, and nothing is sent again by the
         store itself. Repeating the call is safe: it cannot apply twice. If the repeat loses

@@ -144,8 +144,9 @@ class RedisStore:
         record: ChangeRecord,
         members: Sequence[MemberEdit] = (),
         link: Link | None = None,
+        current: int | None = None,
     ) -> None:
-        expected = record.revision - 1
+        expected = record.revision - 1 if current is None else current
         length = _ANY_LENGTH if link is None else link.sequence - 1
         edited_keys, edits = _edits(service_key, members)
         keys = [slot_key(service_key, name) for name in ("policy", "revisions", "changes", "audit")]
@@ -153,9 +154,9 @@ class RedisStore:
         args += [await write_document(document), write_record(record), _CHANGES, service_key]
         args += [length, b"" if link is None else write_link(link), KEPT_REVISIONS, *edits]
         await self._ask(_SERVICES, lambda redis: redis.sadd(_SERVICES, service_key))
-        current, found = await self._ask(keys[0], self._save.on([*keys, *edited_keys], args))
-        if current != expected:
-            raise LostRace(service_key, expected, current)
+        newest, found = await self._ask(keys[0], self._save.on([*keys, *edited_keys], args))
+        if newest != expected:
+            raise LostRace(service_key, expected, newest)
         if length not in (_ANY_LENGTH, found):
             raise ChainMoved(service_key, length, found)
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from canary.admin.v1 import admin_pb2 as pb
 
-from decision_svc.errors import BadRequest
-from decision_svc.exposure.protocol import Served
+from decision_svc.errors import BadRequest, NotFound
+from decision_svc.exposure.protocol import KEPT_S, Served
+from decision_svc.records.protocol import RecordKey
 from decision_svc.rpc.admin.parts import Calls, Context
 from decision_svc.rpc.convert import VARIANTS
 from decision_svc.store.protocol import StoreError
 
 MAX_ID = 255
+KEPT_DAYS = KEPT_S // 86_400
 
 
 class ExposureCalls(Calls):
@@ -36,4 +38,18 @@ class ExposureCalls(Calls):
             )
             if request.with_users:
                 exposure.hashed_users.extend(await self._parts.exposed.exposed_users(served))
+        if not any(exposure.users for exposure in answer.exposures):
+            await self._check_known(request.service_key, release_id)
         return answer
+
+    async def _check_known(self, service_key: str, release_id: str) -> None:
+        """Raise NotFound where nothing is known of a release."""
+        policy, _ = await self._parts.current(service_key)
+        if policy is not None and policy.release is not None and policy.release.id == release_id:
+            return
+        if await self._parts.records.get(RecordKey(service_key, release_id)) is None:
+            raise NotFound(
+                f"release_id: nobody was counted for release {release_id!r} of {service_key!r}, "
+                "and nothing is noted of it: canaryctl audit list --changes has the ids, "
+                f"and what was counted is kept for {KEPT_DAYS} days"
+            )

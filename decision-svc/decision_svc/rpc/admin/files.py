@@ -15,7 +15,6 @@ from canary_engine.model import Policy
 
 from decision_svc import apply
 from decision_svc.apply import ReleaseMoves
-from decision_svc.documents import stored_policy
 from decision_svc.errors import BadRequest
 from decision_svc.rpc.admin.parts import Calls, Context
 from decision_svc.store.protocol import LostRace
@@ -36,11 +35,11 @@ class FileCalls(Calls):
         moves = ReleaseMoves(start=editor.start_release, set_percentage=editor.set_percentage)
         edit = apply.edit(file, moves)
         for attempt in range(MAX_TRIES):
-            before = await self._stored(key)
+            before, is_lost = await self._current(key)
             after = parse.policy(edit(parse.document(before)))
             found = apply.differences(before, after)
             made_for = _made_for(request, before, is_idle=not found)
-            if found and not request.dry_run:
+            if (found or is_lost) and not request.dry_run:
                 members, summary = apply.dropped_members(before, after), apply.summary(found)
                 try:
                     revision = await self._change(
@@ -60,11 +59,9 @@ class FileCalls(Calls):
             return _answer(before.revision, found)
         raise AssertionError("the last try returns or raises")
 
-    async def _stored(self, service_key: str) -> Policy:
-        document = await self._parts.policies.load(service_key)
-        if document is None:
-            return parse.policy({"service_key": service_key})
-        return stored_policy(service_key, document)
+    async def _current(self, service_key: str) -> tuple[Policy, bool]:
+        policy, is_lost = await self._parts.current(service_key)
+        return policy or parse.policy({"service_key": service_key}), is_lost
 
 
 def _names_revision(request: pb.ApplyRequest) -> bool:

@@ -24,6 +24,7 @@ MOVES = {
     policy_pb2.APPROVED_MOVE_START: ApprovedMove.START,
     policy_pb2.APPROVED_MOVE_RAISE: ApprovedMove.RAISE,
     policy_pb2.APPROVED_MOVE_PROMOTE: ApprovedMove.PROMOTE,
+    policy_pb2.APPROVED_MOVE_WIDEN: ApprovedMove.WIDEN,
 }
 
 
@@ -41,7 +42,7 @@ class GuardCalls(Calls):
         edit, id_ = self._parts.editor.approve(
             move, request.version, share, self._who(request.change), request.valid_s or DAY_S
         )
-        limit = "" if move is ApprovedMove.PROMOTE else f" up to {parse.percentage(share)} %"
+        limit = f" up to {parse.percentage(share)} %" if move.has_share else ""
         summary = f"approve {id_}: {move} {request.version}{limit}"
         return pb.ApproveResponse(revision=await self._change(request, edit, summary), id=id_)
 
@@ -62,6 +63,8 @@ def _check(request: pb.ApproveRequest) -> None:
         complaints.append(f"move: give one of {', '.join(MOVES.values())}")
     if request.move == policy_pb2.APPROVED_MOVE_PROMOTE and request.percentage:
         complaints.append("percentage: a promotion gives the version to everybody; give none")
+    if request.move == policy_pb2.APPROVED_MOVE_WIDEN and request.percentage:
+        complaints.append("percentage: nobody can tell how many a rule reaches; give none")
     if request.valid_s > MAX_VALID_S:
         complaints.append(f"valid_s: give at most {MAX_VALID_S:,}, which is 30 days")
     if complaints:

@@ -36,12 +36,18 @@ class LookingCalls(Calls):
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> Any:
-        document = await self._parts.policies.load(request.service_key, request.revision or None)
+        if request.revision:
+            return pb.GetPolicyResponse(policy=convert.policy_message(await self._kept(request)))
+        policy, is_lost = await self._parts.current(request.service_key)
+        if policy is None:
+            raise await self._no_policy(request)
+        return pb.GetPolicyResponse(policy=convert.policy_message(policy), is_lost=is_lost)
+
+    async def _kept(self, request: pb.GetPolicyRequest) -> Policy:
+        document = await self._parts.policies.load(request.service_key, request.revision)
         if document is None:
             raise await self._no_policy(request)
-        return pb.GetPolicyResponse(
-            policy=convert.policy_message(stored_policy(request.service_key, document))
-        )
+        return stored_policy(request.service_key, document)
 
     async def _no_policy(self, request: pb.GetPolicyRequest) -> NotFound:
         """Why there is no such policy: it never was, or it is no longer kept."""
@@ -78,6 +84,8 @@ class LookingCalls(Calls):
         records = await self._parts.policies.changes(
             request.service_key, request.before_revision or None, limit
         )
+        if not records:
+            await self._parts.check_known(request.service_key)
         found = []
         for record in records:
             message = pb.ChangeRecord(

@@ -9,12 +9,13 @@ from typing import Any
 
 import grpc
 from canary_engine.guards import Despite
-from canary_engine.model import Release
+from canary_engine.model import Policy, Release
 
 from decision_svc.audit import Audit
 from decision_svc.baselines import Baselines
 from decision_svc.changes import Edit
 from decision_svc.decider import Decider
+from decision_svc.documents import stored_policy
 from decision_svc.editor import Editor, Who
 from decision_svc.errors import NotFound
 from decision_svc.exposure.collector import Collector
@@ -51,6 +52,26 @@ class Parts:
     records: RecordStore
     following: Following
     signer: Signer | None = None
+
+    async def current(self, service_key: str) -> tuple[Policy | None, bool]:
+        """The policy, None if there is none, and whether the store has lost it.
+
+        One that the store has lost is memory's, which goes on ruling.
+        """
+        held = self.snapshot.get(service_key)
+        document = await self.policies.load(service_key)
+        if document is None:
+            return held, held is not None
+        return stored_policy(service_key, document), False
+
+    async def check_known(self, service_key: str) -> None:
+        """Raise NotFound unless it has a policy, or a gateway in contact declares it."""
+        if self.baselines.declares(service_key):
+            return
+        if (await self.current(service_key))[0] is None:
+            raise NotFound(
+                f"service_key: {service_key!r} has no policy, and no gateway in contact declares it"
+            )
 
     def latest_release(self, service_key: str) -> Release:
         """The release that is in force, or was last. Raises NotFound, NotReady."""
@@ -90,13 +111,13 @@ class Calls:
             expected = change.expected_revision
         who = self._who(change)
         if who.key:
-            who = replace(who, digest=_digest(request, who.actor))
+            who = replace(who, digest=digest_of(request, who.actor))
         return await self._parts.editor.change(
             change.service_key, expected, who, summary, edit, members, despite
         )
 
 
-def _digest(request: Any, actor: str) -> str:
+def digest_of(request: Any, actor: str) -> str:
     """What stands for all that the request asks for, and for who asks."""
     written = request.SerializeToString(deterministic=True)
     start = f"{request.DESCRIPTOR.full_name}\0{actor}\0"

@@ -12,8 +12,9 @@ from canary.policy.v1 import policy_pb2
 from canary_documents import to_document, to_message
 from canary_engine.diff import differences
 from canary_engine.model import Profile
+from canary_engine.pseudonyms import Hash
 
-from decision_svc.audit import GENERAL, Hash, changes_told
+from decision_svc.audit import GENERAL, changes_told
 from decision_svc.editor import Who
 from decision_svc.errors import BadRequest, NotFound
 from decision_svc.profiles import profile_document, profile_of

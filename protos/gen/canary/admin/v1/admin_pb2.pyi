@@ -2146,6 +2146,11 @@ class GetPolicyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POLICY_FIELD_NUMBER: _builtins.int
+    IS_LOST_FIELD_NUMBER: _builtins.int
+    is_lost: _builtins.bool
+    """Whether the store has lost it: it rules from the memory of this replica, and the next change of
+    it, whichever that is, writes it back.
+    """
     @_builtins.property
     def policy(self) -> _policy_pb2.Policy:
         """The policy."""
@@ -2154,10 +2159,11 @@ class GetPolicyResponse(_message.Message):
         self,
         *,
         policy: _policy_pb2.Policy | None = ...,
+        is_lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_lost", b"is_lost", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

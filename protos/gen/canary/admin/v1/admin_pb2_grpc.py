@@ -568,7 +568,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPolicy(self, request, context):
-        """Shows the stored policy, now or at an earlier revision.
+        """Shows the stored policy, now or at an earlier revision; memory's where the store has lost it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -121,7 +121,7 @@ class AdminServiceStub:
     ListServices: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListServicesRequest, _admin_pb2.ListServicesResponse]
     """Lists the service keys that have a policy."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]
-    """Shows the stored policy, now or at an earlier revision."""
+    """Shows the stored policy, now or at an earlier revision; memory's where the store has lost it."""
     GetEffectivePolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetEffectivePolicyRequest, _admin_pb2.GetEffectivePolicyResponse]
     """Shows which policy is in force at a gateway, and why."""
     ListBaselines: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBaselinesRequest, _admin_pb2.ListBaselinesResponse]
@@ -251,7 +251,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListServices: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListServicesRequest, _admin_pb2.ListServicesResponse]  # type: ignore[assignment]
     """Lists the service keys that have a policy."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]  # type: ignore[assignment]
-    """Shows the stored policy, now or at an earlier revision."""
+    """Shows the stored policy, now or at an earlier revision; memory's where the store has lost it."""
     GetEffectivePolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetEffectivePolicyRequest, _admin_pb2.GetEffectivePolicyResponse]  # type: ignore[assignment]
     """Shows which policy is in force at a gateway, and why."""
     ListBaselines: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBaselinesRequest, _admin_pb2.ListBaselinesResponse]  # type: ignore[assignment]
@@ -594,7 +594,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetPolicyResponse, _abc.Awaitable[_admin_pb2.GetPolicyResponse]]:
-        """Shows the stored policy, now or at an earlier revision."""
+        """Shows the stored policy, now or at an earlier revision; memory's where the store has lost it."""
 
     @_abc_1.abstractmethod
     def GetEffectivePolicy(

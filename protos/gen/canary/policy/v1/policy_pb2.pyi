@@ -273,6 +273,8 @@ class _ApprovedMoveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approved
     """Raising the version's release up to the percentage."""
     APPROVED_MOVE_PROMOTE: _ApprovedMove.ValueType  # 3
     """Promoting the version."""
+    APPROVED_MOVE_WIDEN: _ApprovedMove.ValueType  # 4
+    """Giving the version to more people by rules, lists, segments and the like."""
 
 class ApprovedMove(_ApprovedMove, metaclass=_ApprovedMoveEnumTypeWrapper):
     """What an approval is for."""
@@ -285,6 +287,8 @@ APPROVED_MOVE_RAISE: ApprovedMove.ValueType  # 2
 """Raising the version's release up to the percentage."""
 APPROVED_MOVE_PROMOTE: ApprovedMove.ValueType  # 3
 """Promoting the version."""
+APPROVED_MOVE_WIDEN: ApprovedMove.ValueType  # 4
+"""Giving the version to more people by rules, lists, segments and the like."""
 Global___ApprovedMove: _TypeAlias = ApprovedMove  # noqa: Y015
 
 class _Metric:
@@ -1226,22 +1230,26 @@ class ApprovalRules(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
     ABOVE_FIELD_NUMBER: _builtins.int
+    WIDEN_FIELD_NUMBER: _builtins.int
     start: _builtins.bool
     """Starting a release."""
     promote: _builtins.bool
     """Promoting it."""
     above: _builtins.float
     """Raising it above this percentage; absent: no limit."""
+    widen: _builtins.bool
+    """Changing rules, lists, segments and the like so that more people may get the canary."""
     def __init__(
         self,
         *,
         start: _builtins.bool = ...,
         promote: _builtins.bool = ...,
         above: _builtins.float | None = ...,
+        widen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_above", b"_above", "above", b"above"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_above", b"_above", "above", b"above", "promote", b"promote", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_above", b"_above", "above", b"above", "promote", b"promote", "start", b"start", "widen", b"widen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__above: _TypeAlias = _typing.Literal["above"]  # noqa: Y015
     _WhichOneofArgType__above: _TypeAlias = _typing.Literal["_above", b"_above"]  # noqa: Y015
