@@ -15,8 +15,8 @@ from canary_engine.alerts import ABOUT_ROLLBACK, Raised
 from canary_engine.mesh import NO_MESH, MeshSight
 from canary_engine.model import BUCKETS, Policy, Release, ReleaseStatus
 from canary_engine.plan import GateKind, Limit, Metric, Plan, length, said
-from canary_engine.record import Alert, GateState, Severity, WebhookCall
-from canary_engine.step import current_step
+from canary_engine.record import PROMOTION, Alert, GateState, Severity, WebhookCall
+from canary_engine.step import current_step, next_weight
 from canary_engine.webhooks import SILENT_TRIES, Question, call_of, is_silent
 
 LONG_WAIT = timedelta(hours=1)
@@ -234,9 +234,20 @@ def _stuck(release: Release, sight: Sight) -> Iterator[Raised]:
             severity=Severity.WARNING,
             title=f"the release stands at {_percent(release.share)} %",
             text=f"It was to be held there for {length(hold_s)}. "
-            f"{_sentence(sight.judged or 'the judge has not seen enough to let it go on')}",
+            f"{_sentence(sight.judged or 'the judge has not seen enough to let it go on')}"
+            f"{_left_to_people(release, sight)}",
             after_s=STUCK_S,
         )
+
+
+def _left_to_people(release: Release, sight: Sight) -> str:
+    """Who promotes it, where the plan says that the controller does not."""
+    if sight.plan.promote or next_weight(sight.plan, release.share) != PROMOTION:
+        return ""
+    return (
+        " The plan leaves it to a person to promote it: canaryctl release promote "
+        f"{sight.policy.service_key}."
+    )
 
 
 def _no_data(sight: Sight) -> Iterator[Raised]:

@@ -148,6 +148,17 @@ def test_a_weight_that_stays_for_three_holds_is_stuck(minutes: int, is_stuck: bo
     assert "stuck" not in raised(release=stays, gates=(waiting,))
 
 
+@pytest.mark.parametrize(("share", "promote"), [(25_000, False), (25_000, True), (5_000, False)])
+def test_one_that_only_a_person_promotes_says_so_when_it_long_stands_there(
+    share: int, promote: bool
+) -> None:
+    sight = seen(release={"weight_since": NOW - timedelta(days=1), "share": share})
+    found = concerns(replace(sight, plan=replace(PLAN, promote=promote)))
+    (stuck,) = (one for one in found.raised if one.key == "stuck")
+    waits_for_people = share == 25_000 and not promote
+    assert ("canaryctl release promote shop" in stuck.text) is waits_for_people
+
+
 def test_a_release_that_has_just_left_a_gate_it_long_stood_at_wakes_nobody() -> None:
     """It is raised a second later."""
     stuck = raised(release={"weight_since": NOW - timedelta(days=1)})["stuck"]
