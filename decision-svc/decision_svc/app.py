@@ -52,6 +52,7 @@ from decision_svc.rpc.ports import (
 )
 from decision_svc.settings import Settings
 from decision_svc.snapshot import Snapshot
+from decision_svc.store.connection import DEFAULT_CONNECT_TIMEOUT_S
 from decision_svc.store.memory import MemoryStore
 from decision_svc.store.protocol import StoreError
 from decision_svc.store.redis import RedisStore
@@ -187,8 +188,13 @@ def _kept(
 def _store(settings: Settings, stack: AsyncExitStack) -> MemoryStore | RedisStore:
     if not settings.redis_url:
         return MemoryStore()
+    timeout_s = settings.store_deadline_ms / 1_000
+    # A store that may take longer to answer may take longer to be reached, too.
+    connect_timeout_s = max(timeout_s, DEFAULT_CONNECT_TIMEOUT_S)
     try:
-        store = RedisStore.connect(settings.redis_url, timeout_s=settings.store_deadline_ms / 1_000)
+        store = RedisStore.connect(
+            settings.redis_url, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s
+        )
     except StoreError as error:
         raise BadSettings(f"--redis-url: {error}") from None
     stack.push_async_callback(store.aclose)
