@@ -34,7 +34,9 @@ async def shop(request: pytest.FixtureRequest) -> AsyncIterator[Calls]:
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         url = f"{server.url}?db=1"
-    async with ready_service(redis_url=url, store_deadline_ms=10_000) as calls:
+    # As long as a read of who a user is may take on a busy machine.
+    patient = {"store_deadline_ms": 10_000, "person_deadline_ms": 10_000}
+    async with ready_service(redis_url=url, **patient) as calls:
         yield calls
         if url:
             await _flush(url)

@@ -12,6 +12,7 @@ from canary.policy.v1 import policy_pb2
 from canary_engine.bucketing import bucket, prefix
 from dev_stack.stack import CANARY, STABLE, Stack
 from support.admin import Admin, admin_of
+from support.exposures import counted_by
 from support.stack import Client, client_of, running_stack
 
 WITHIN_S = 90
@@ -34,7 +35,7 @@ def decided_by(request: pytest.FixtureRequest, stack: Stack) -> Iterator[tuple[s
         yield request.param, other
 
 
-def users(salt: str, low: int, high: int, number: int) -> list[str]:
+def users_between(salt: str, low: int, high: int, number: int) -> list[str]:
     """Users whose buckets lie there, in percent."""
     before = prefix(salt)
     names = (f"user-{n}" for n in count())
@@ -51,7 +52,7 @@ async def test_cohorts_and_exposure_are_counted_whoever_decides(
             release = await released(admin, client)
         if decider == "alone":
             await asyncio.to_thread(stack.decision.kill)
-        await everybody_asks(client, release.salt)
+        canary = await everybody_asks(client, release.salt)
         if decider == "alone":
             await asyncio.to_thread(stack.start_decision_service)
     with admin_of(stack.admin_address) as admin:
@@ -59,8 +60,11 @@ async def test_cohorts_and_exposure_are_counted_whoever_decides(
         # Whoever waited for the rule is a tester as well.
         assert found.pop("chosen") > CHOSEN
         assert found == {"drawn": DRAWN, "control": COMPARED}
-        served = await exposed(admin, DRAWN + CHOSEN + 1)
-        assert served == DRAWN + CHOSEN + 1
+        users = {*canary, WAITS["x-user-id"]}
+        assert len(users) == DRAWN + CHOSEN + 1
+        redis = f"unix://{stack.redis_socket}"
+        expected = counted_by(redis, admin.service_key, release.id, users)
+        assert await exposed(admin, expected) == expected
         admin.end()
 
 
@@ -86,15 +90,19 @@ async def got(client: Client, version: str) -> None:
             pass
 
 
-async def everybody_asks(client: Client, salt: str) -> None:
-    for user in users(salt, 0, PERCENTAGE, DRAWN):
+async def everybody_asks(client: Client, salt: str) -> set[str]:
+    """Who got the canary."""
+    drawn = users_between(salt, 0, PERCENTAGE, DRAWN)
+    for user in drawn:
         assert await client.version({"x-user-id": user}) == CANARY
-    for user in users(salt, PERCENTAGE, 100 - CONTROL, STABLE_ONES):
+    for user in users_between(salt, PERCENTAGE, 100 - CONTROL, STABLE_ONES):
         assert await client.version({"x-user-id": user}) == STABLE
-    for user in users(salt, 100 - CONTROL, 100, COMPARED):
+    for user in users_between(salt, 100 - CONTROL, 100, COMPARED):
         assert await client.version({"x-user-id": user}) == STABLE
-    for number in range(CHOSEN):
-        assert await client.version({**IS_TESTER, "x-user-id": f"tester-{number}"}) == CANARY
+    testers = [f"tester-{number}" for number in range(CHOSEN)]
+    for tester in testers:
+        assert await client.version({**IS_TESTER, "x-user-id": tester}) == CANARY
+    return {*drawn, *testers}
 
 
 async def counted(admin: Admin, release_id: str) -> Counter[str]:

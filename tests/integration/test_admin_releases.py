@@ -261,7 +261,7 @@ async def test_in_a_freeze_nothing_is_given_and_everything_can_be_taken(shop: Ca
 async def test_a_file_cannot_point_stable_at_the_canary_past_freeze_and_consent(
     shop: Calls,
 ) -> None:
-    await shop.release(1)
+    await shop.release(0)
     new = policy_pb2.Backend(upstream="canary.yyc3-xy-api")
     file = policy_pb2.Policy(versions=[policy_pb2.Version(version=STABLE, backend=new)])
     await guard(shop, start=True, promote=True, above=1)

@@ -16,6 +16,7 @@ from canaryctl.app import cli
 from click.testing import CliRunner
 from decision_svc.app import Running
 from support.admin import Admin, admin_of
+from support.exposures import counted_by
 from support.redis_server import RedisServer, running_redis
 from support.service import await_ready, serve_in_thread
 
@@ -70,8 +71,10 @@ def test_distinct_users_are_counted_by_variant_over_all_replicas(redis: RedisSer
         decide(two, "ann", "bob", "kim", "max")
         decide(one, "", "", key="drawn")
         counts(other)  # tells what this replica has noted
-        assert counts(admin) == {1: 4, 2: 2}
-        assert counts(admin, release_id=id_) == {1: 4, 2: 2}
+        served = {1: ["kim", "lee", "max", "drawn"], 2: ["ann", "bob"]}
+        expected = {v: counted_by(redis.url, SHOP, id_, users) for v, users in served.items()}
+        assert counts(admin) == expected
+        assert counts(admin, release_id=id_) == expected
         with pytest.raises(
             grpc.RpcError, match="nobody was counted for release 'another' of 'shop'"
         ):

@@ -275,7 +275,7 @@ async def test_a_request_that_is_sent_again_is_answered_the_same_override(
     for _ in range(before):
         await create(shop)
     first = await create(shop, key="kk", user="ann")
-    revision = await shop.change("SetPercentage", percentage=1)
+    revision = await shop.segment("early", canary_eligible=True)
     entries = await trail(shop)
     again = await create(shop, key="kk", user="ann")
     assert (again.id, again.token) == (first.id, first.token)
