@@ -206,6 +206,8 @@ class Count:
         self._alike = _stages_alike(now, proposed)
         self._facts = _facts(now, proposed)
         self._memberships = _memberships(now.policy, proposed.policy)
+        self._traits = tuple(_of_segments(now.policy) | _of_segments(proposed.policy))
+        self._segments_by_traits: dict[tuple[str | None, ...], tuple[str, ...]] = {}
         self._began = 0
         # A list holds the one count of all requests with the same answers.
         self._answers: dict[tuple[object, ...], list[int]] = {}
@@ -262,7 +264,7 @@ class Count:
             user or request.consumer or request.fallback_key,
             (old[0] is Variant.CANARY, new[0] is Variant.CANARY),
         )
-        segments = self._segments(request, person, at) if self._memberships else ()
+        segments = self._segments_of(request, person, at) if self._memberships else ()
         key = (
             id(old[0]), id(old[3]), old[4], id(new[0]), id(new[3]), new[4], is_unknown, segments,
         )  # fmt: skip
@@ -271,7 +273,20 @@ class Count:
             count = self._counts[key] = [0]
         return count
 
-    def _segments(self, request: Request, person: Person, at: datetime) -> tuple[str, ...]:
+    def _segments_of(self, request: Request, person: Person, at: datetime) -> tuple[str, ...]:
+        if person is not NOBODY or self._facts is None:
+            return self._asked_segments(request, person, at)
+        # Of somebody of whom nothing is known but what the headers say, those say it all.
+        traits = tuple(map(request.headers.get, self._traits))
+        found = self._segments_by_traits.get(traits)
+        if found is None:
+            if len(self._segments_by_traits) >= KEPT_ANSWERS:
+                self._segments_by_traits.clear()
+            found = self._asked_segments(request, person, at)
+            self._segments_by_traits[traits] = found
+        return found
+
+    def _asked_segments(self, request: Request, person: Person, at: datetime) -> tuple[str, ...]:
         found = [name for name, is_in in self._memberships if is_in(request, person, at)]
         return tuple(found) or ("",)
 
