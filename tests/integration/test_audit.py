@@ -12,11 +12,10 @@ from socket import inet_ntoa
 from typing import Any
 
 import pytest
-from canaryctl.app import cli
-from click.testing import CliRunner, Result
 from decision_svc.app import Running
 from redis import Redis
 from support.admin import Admin, admin_of
+from support.canaryctl import Ctl
 from support.redis_server import RedisServer, running_redis
 from support.service import await_ready, serve_in_thread
 
@@ -55,17 +54,11 @@ def admin(service: Running) -> Iterator[Admin]:
         yield admin
 
 
-class Ctl:
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __call__(self, *words: str) -> Result:
-        return CliRunner().invoke(cli, ["--address", self.address, "--actor", "kim", *words])
+class Auditor(Ctl):
+    """canaryctl, of which the trail is asked."""
 
     def head(self) -> str:
-        result = self("audit", "verify", SHOP, "--output", "json")
-        assert (result.exit_code, result.stderr) == (0, "")
-        return str(json.loads(result.stdout)["head"])
+        return str(self.told("audit", "verify", SHOP)["head"])
 
     def broken(self, *words: str) -> str:
         result = self("audit", "verify", *(words or (SHOP,)))
@@ -75,8 +68,8 @@ class Ctl:
 
 
 @pytest.fixture
-def ctl(service: Running) -> Ctl:
-    return Ctl(service.admin_address)
+def ctl(service: Running) -> Auditor:
+    return Auditor(service.admin_address)
 
 
 def entries(admin: Admin, service_key: str = SHOP, **fields: Any) -> list[dict[str, Any]]:
@@ -152,7 +145,7 @@ def test_moves_of_a_release_tell_both_sides_of_every_field(admin: Admin) -> None
 
 
 def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
-    admin: Admin, ctl: Ctl, redis: Store, service: Running
+    admin: Admin, ctl: Auditor, redis: Store, service: Running
 ) -> None:
     began = datetime.now(UTC)
     admin("SetWhitelist", whitelist={"users": ["secret-ann"], "consumers": ["secret-firm"]})
@@ -190,7 +183,7 @@ def test_ids_of_users_are_hashed_and_people_who_change_things_are_not(
 
 
 def test_addresses_and_values_that_may_be_somebodys_are_hashed_and_a_candidate_is_found_by_its_mark(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     alice, home, wide = "alice@example.com", "203.0.113.77", "198.51.100.0/24"
     admin("AddToWhitelist", entries={"ips": [home, wide]})
@@ -217,7 +210,7 @@ def _who() -> dict[str, str]:
 
 
 def test_the_trail_goes_on_after_a_restart_and_is_paged(
-    server: RedisServer, admin: Admin, ctl: Ctl
+    server: RedisServer, admin: Admin, ctl: Auditor
 ) -> None:
     five_changes(admin)
     with (
@@ -235,7 +228,7 @@ def _ips(number: int) -> dict[str, Any]:
 
 
 def test_data_from_before_there_was_a_trail_begins_one_with_the_next_change(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     five_changes(admin)
     redis.delete(CHAIN)
@@ -245,7 +238,7 @@ def test_data_from_before_there_was_a_trail_begins_one_with_the_next_change(
     ctl.head()
 
 
-def test_a_whole_chain_is_verified_and_its_head_is_found_again(admin: Admin, ctl: Ctl) -> None:
+def test_a_whole_chain_is_verified_and_its_head_is_found_again(admin: Admin, ctl: Auditor) -> None:
     five_changes(admin)
     head = ctl.head()
     assert ctl("audit", "verify", SHOP, "--head", head).exit_code == 0
@@ -254,40 +247,40 @@ def test_a_whole_chain_is_verified_and_its_head_is_found_again(admin: Admin, ctl
     assert ctl.head() != head
 
 
-def test_an_edited_entry_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_an_edited_entry_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     _edit(redis, 2, b'"actor":"tester"', b'"actor":"mallory"')
     assert ctl.broken().startswith("error: entry 3: it was edited")
 
 
 def test_an_edited_entry_is_found_although_its_hash_was_made_anew(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     five_changes(admin)
     _edit(redis, 2, b'"actor":"tester"', b'"actor":"mallory"', seal=True)
     assert ctl.broken().startswith("error: entry 4: it does not follow the one before it")
 
 
-def test_an_entry_removed_in_the_middle_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_an_entry_removed_in_the_middle_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     redis.lrem(CHAIN, 1, _link(redis, 2))
     assert "entry 3: here is the one that says it is number 4" in ctl.broken()
 
 
-def test_the_first_entry_removed_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_the_first_entry_removed_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     redis.lpop(CHAIN)
     assert "entry 1: here is the one that says it is number 2" in ctl.broken()
 
 
-def test_the_newest_entry_removed_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_the_newest_entry_removed_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     redis.rpop(CHAIN)
     assert "entry 5 is missing: the policy is at revision 5" in ctl.broken()
 
 
 def test_the_newest_entry_removed_together_with_its_revision_is_found_with_the_head(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     five_changes(admin)
     head = ctl.head()
@@ -303,7 +296,7 @@ def test_the_newest_entry_removed_together_with_its_revision_is_found_with_the_h
 
 @pytest.mark.parametrize("gone", [("audit",), ("audit", "policy"), ("audit", "changes")])
 def test_a_trail_that_was_removed_is_not_whole_while_anything_else_tells_of_a_revision(
-    admin: Admin, ctl: Ctl, redis: Store, gone: tuple[str, ...]
+    admin: Admin, ctl: Auditor, redis: Store, gone: tuple[str, ...]
 ) -> None:
     five_changes(admin)
     redis.delete(*(f"canary:{{shop}}:{name}" for name in gone))
@@ -314,7 +307,7 @@ def test_a_trail_that_was_removed_is_not_whole_while_anything_else_tells_of_a_re
 
 
 def test_a_trail_that_was_removed_with_all_there_was_is_not_whole(
-    server: RedisServer, admin: Admin, ctl: Ctl, redis: Store
+    server: RedisServer, admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     five_changes(admin)
     head = ctl.head()
@@ -322,12 +315,12 @@ def test_a_trail_that_was_removed_with_all_there_was_is_not_whole(
     assert "revision 5 was made" in ctl.broken(), "memory has the policy"
     with serve_in_thread(redis_url=server.url, **PATIENT) as restarted:
         await_ready(restarted)
-        other = Ctl(restarted.admin_address)
+        other = Auditor(restarted.admin_address)
         assert other.broken().startswith("error: shop: there is no entry to verify: nothing was")
         assert f"no entry has the hash {head}" in other.broken(SHOP, "--head", head)
 
 
-def test_a_trail_that_begins_late_says_so(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_a_trail_that_begins_late_says_so(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     assert "begins with" not in ctl("audit", "verify", SHOP).stdout
     redis.delete(CHAIN)
@@ -337,13 +330,13 @@ def test_a_trail_that_begins_late_says_so(admin: Admin, ctl: Ctl, redis: Store) 
     assert "begins with revision 6: what was changed before is not in it" in verified.stdout
 
 
-def test_an_export_without_entries_is_not_whole(ctl: Ctl, tmp_path: Path) -> None:
+def test_an_export_without_entries_is_not_whole(ctl: Auditor, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     file.write_text("\n")
     assert "audit.jsonl: there is no entry to verify" in ctl.broken("--file", str(file))
 
 
-def test_the_trail_of_no_service_key_may_be_empty(ctl: Ctl) -> None:
+def test_the_trail_of_no_service_key_may_be_empty(ctl: Auditor) -> None:
     verified = ctl("audit", "verify")
     assert (verified.exit_code, verified.stderr) == (0, "")
 
@@ -360,7 +353,7 @@ def test_the_trail_of_no_service_key_may_be_empty(ctl: Ctl) -> None:
     ],
 )
 def test_a_service_key_that_nobody_knows_is_no_empty_answer(
-    admin: Admin, ctl: Ctl, words: tuple[str, ...]
+    admin: Admin, ctl: Auditor, words: tuple[str, ...]
 ) -> None:
     five_changes(admin)
     assert ctl(*words, SHOP).exit_code == 0
@@ -369,7 +362,9 @@ def test_a_service_key_that_nobody_knows_is_no_empty_answer(
     assert "shpo" in result.stderr
 
 
-def test_a_release_or_an_address_that_cannot_be_is_no_empty_answer(admin: Admin, ctl: Ctl) -> None:
+def test_a_release_or_an_address_that_cannot_be_is_no_empty_answer(
+    admin: Admin, ctl: Auditor
+) -> None:
     five_changes(admin)
     result = ctl("release", "exposure", SHOP, "--release", "r-nope")
     assert (result.exit_code, "nobody was counted for release 'r-nope'" in result.stderr) == (
@@ -382,7 +377,7 @@ def test_a_release_or_an_address_that_cannot_be_is_no_empty_answer(admin: Admin,
     assert ctl("explain", SHOP, "--ip", "2001:db8::7").exit_code == 0
 
 
-def test_entries_that_changed_places_are_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_entries_that_changed_places_are_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     second, third = _link(redis, 1), _link(redis, 2)
     redis.lset(CHAIN, 1, third)
@@ -390,13 +385,13 @@ def test_entries_that_changed_places_are_found(admin: Admin, ctl: Ctl, redis: St
     assert "entry 2: here is the one that says it is number 3" in ctl.broken()
 
 
-def test_an_inserted_entry_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_an_inserted_entry_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     redis.linsert(CHAIN, "AFTER", _link(redis, 1), _link(redis, 1))
     assert "entry 3: here is the one that says it is number 2" in ctl.broken()
 
 
-def test_something_that_is_no_entry_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_something_that_is_no_entry_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     for spoiled in (b"", b"{", b"\xff\xfe {}", b"[]"):
         redis.lset(CHAIN, 2, spoiled)
@@ -405,7 +400,7 @@ def test_something_that_is_no_entry_is_found(admin: Admin, ctl: Ctl, redis: Stor
 
 @pytest.mark.parametrize("revision", ["2", "5"])
 def test_an_edited_document_of_a_revision_is_found(
-    admin: Admin, ctl: Ctl, redis: Store, revision: str
+    admin: Admin, ctl: Auditor, redis: Store, revision: str
 ) -> None:
     five_changes(admin)
     found = redis.hget("canary:{shop}:revisions", revision) or b""
@@ -413,14 +408,14 @@ def test_an_edited_document_of_a_revision_is_found(
     assert f"the document that is stored as revision {revision} was edited" in ctl.broken()
 
 
-def test_an_edited_current_document_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_an_edited_current_document_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     found = redis.hget("canary:{shop}:policy", "document") or b""
     redis.hset("canary:{shop}:policy", "document", found.replace(b'"v1"', b'"v9"'))
     assert "the document that is stored as revision 5 was edited" in ctl.broken()
 
 
-def test_a_chain_of_another_service_key_is_found(admin: Admin, ctl: Ctl, redis: Store) -> None:
+def test_a_chain_of_another_service_key_is_found(admin: Admin, ctl: Auditor, redis: Store) -> None:
     five_changes(admin)
     redis.copy(CHAIN, "canary:{bakery}:audit")
     assert "entry 1: it belongs to the chain of 'shop'" in ctl.broken("bakery")
@@ -428,7 +423,7 @@ def test_a_chain_of_another_service_key_is_found(admin: Admin, ctl: Ctl, redis: 
 
 @pytest.mark.parametrize("spoiled", [b"", b"{", b"nonsense {}"])
 def test_a_spoiled_chain_stops_no_change(
-    admin: Admin, ctl: Ctl, redis: Store, spoiled: bytes
+    admin: Admin, ctl: Auditor, redis: Store, spoiled: bytes
 ) -> None:
     five_changes(admin)
     redis.lset(CHAIN, 0, spoiled)
@@ -437,12 +432,14 @@ def test_a_spoiled_chain_stops_no_change(
     assert ctl.broken().startswith("error: entry 1")
 
 
-def test_an_export_is_verified_without_a_service(admin: Admin, ctl: Ctl, tmp_path: Path) -> None:
+def test_an_export_is_verified_without_a_service(
+    admin: Admin, ctl: Auditor, tmp_path: Path
+) -> None:
     five_changes(admin)
     head, exported = ctl.head(), ctl("audit", "export", SHOP).stdout
     file = tmp_path / "audit.jsonl"
     file.write_text(exported)
-    alone = Ctl("127.0.0.1:1")
+    alone = Auditor("127.0.0.1:1")
     result = alone("audit", "verify", "--file", str(file), "--head", head, "--output", "json")
     assert json.loads(result.stdout) == {"service_key": SHOP, "entries": 5, "head": head}
     lines = exported.splitlines(keepends=True)
@@ -454,7 +451,7 @@ def test_an_export_is_verified_without_a_service(admin: Admin, ctl: Ctl, tmp_pat
     assert alone("audit", "verify", "--file", str(file)).exit_code == 2
 
 
-def test_the_list_shows_who_what_and_what_was_before(admin: Admin, ctl: Ctl) -> None:
+def test_the_list_shows_who_what_and_what_was_before(admin: Admin, ctl: Auditor) -> None:
     five_changes(admin)
     listed = ctl("audit", "list", SHOP, "--limit", "2", "--changes")
     assert (listed.exit_code, listed.stderr) == (0, "")
@@ -464,7 +461,7 @@ def test_the_list_shows_who_what_and_what_was_before(admin: Admin, ctl: Ctl) -> 
 
 
 def test_all_changes_of_many_writers_at_once_are_in_the_chain(
-    server: RedisServer, admin: Admin, ctl: Ctl
+    server: RedisServer, admin: Admin, ctl: Auditor
 ) -> None:
     with (
         serve_in_thread(redis_url=server.url, **PATIENT) as another,
@@ -488,7 +485,7 @@ def test_all_changes_of_many_writers_at_once_are_in_the_chain(
 
 
 def test_a_revision_that_is_no_longer_kept_is_said_to_be_so(
-    admin: Admin, ctl: Ctl, redis: Store
+    admin: Admin, ctl: Auditor, redis: Store
 ) -> None:
     five_changes(admin)
     redis.hdel("canary:{shop}:revisions", "2")

@@ -11,13 +11,12 @@ import grpc
 import pytest
 from canary.decision.v1 import decision_pb2, decision_pb2_grpc
 from canary_documents import to_document
-from canaryctl.app import cli
-from click.testing import CliRunner, Result
 from decision_svc.app import Running
 from dev_stack.stack import CANARY, STABLE
 from redis import Redis
 from structlog.testing import capture_logs
 from support.admin import DEADLINE_S, Admin, admin_of
+from support.canaryctl import Ctl
 from support.redis_server import RedisServer, running_redis
 from support.service import await_ready, serve_in_thread
 
@@ -59,21 +58,6 @@ def service(server: RedisServer, redis: Store) -> Iterator[Running]:
 def admin(service: Running) -> Iterator[Admin]:
     with admin_of(service.admin_address, SHOP) as admin:
         yield admin
-
-
-class Ctl:
-    """canaryctl at a service."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __call__(self, *words: str) -> Result:
-        return CliRunner().invoke(cli, ["--address", self.address, "--actor", "kim", *words])
-
-    def told(self, *words: str) -> Any:
-        result = self(*words, "--output", "json")
-        assert (result.exit_code, result.stderr) == (0, "")
-        return json.loads(result.stdout)
 
 
 @pytest.fixture

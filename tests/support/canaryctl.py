@@ -26,6 +26,22 @@ def silent_service(**settings: Any) -> Iterator[Running]:
             yield running
 
 
+class Ctl:
+    """canaryctl as ``kim``, word by word."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __call__(self, *words: str) -> Result:
+        return CliRunner().invoke(cli, ["--address", self.address, "--actor", "kim", *words])
+
+    def told(self, *words: str) -> Any:
+        """What it answers a script."""
+        result = self(*words, "--output", "json")
+        assert (result.exit_code, result.stderr) == (0, "")
+        return json.loads(result.stdout)
+
+
 class Canaryctl:
     """canaryctl as ``kim`` or another, about one service key."""
 
