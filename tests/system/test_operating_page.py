@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from canary_documents import to_document
+from dev_stack.demo import get
+from dev_stack.processes import wait_until
 from dev_stack.stack import CANARY, SERVICE_KEY, STABLE, Stack
 from support.admin import Admin, admin_of
 from support.load import until
@@ -123,7 +126,16 @@ def test_the_walk_on_one_machine_works_from_the_first_token_to_the_end(checkout:
 def stack() -> Iterator[Stack]:
     """With the gateway's file as it is shipped: its baseline gives users and testers the canary."""
     with running_stack(controller=()) as running:
+        # Whichever section comes first: services show how long decisions took once there is one.
+        wait_until(lambda: has_decided(running), PATIENCE_S, "a decision")
         yield running
+
+
+def has_decided(stack: Stack) -> bool:
+    """Ask for a decision, and say whether the service has counted one."""
+    get(stack.gateway.address, TESTER)
+    with urlopen(f"http://{stack.metrics_address}/metrics", timeout=PATIENCE_S) as page:
+        return b"canary_decide_seconds_count" in page.read()
 
 
 @pytest.fixture
